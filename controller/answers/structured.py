@@ -98,7 +98,8 @@ def _must_call(fields: Fields) -> bool:
 
 
 def _schema(form: Mapping[str, Any]) -> Any:
-    return form["json_schema"].get("schema", True) if form["type"] == "json_schema" else True
+    # Together's servers, Fireworks's and llama.cpp's have it beside the type, too.
+    return (form.get("json_schema") or form).get("schema", True)
 
 
 def _checked_call(fields: Fields, function: Mapping[str, Any]) -> dict[str, Any]:

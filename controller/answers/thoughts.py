@@ -10,6 +10,8 @@ _TAGS = {
     "<seed:think>": "</seed:think>",
     "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel|>analysis<|message|>": "<|start|>assistant<|channel|>final<|message|>",
 }
 """Those that models bring along; others, such as `<thinking>`, belong to prompts."""
 

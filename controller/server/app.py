@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -132,7 +133,9 @@ class Service:
         await self.engine.backend.close()
 
     def _caller(self, request: Request) -> str:
-        caller = self.keys.caller(request.headers.get("authorization", ""))
+        # Azure's clients and Anthropic's have a header of their own for it.
+        told, *keys = map(request.headers.get, ("authorization", "x-api-key", "api-key"))
+        caller = self.keys.caller(told or f"Bearer {next(filter(None, keys), '')}")
         if caller is None:
             self.metrics.turned_away.labels("key").inc()
             raise HTTPException(401, "a valid API key is needed", {"www-authenticate": "Bearer"})
@@ -363,7 +366,7 @@ async def body_of(request: Request) -> bytes:
                     raise HTTPException(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
     except (TimeoutError, ClientDisconnect):
         raise HTTPException(408, "body: did not arrive in time") from None
-    return bytes(body)
+    return bytes(body.removeprefix(BOM_UTF8))
 
 
 class _Stream(StreamingResponse):

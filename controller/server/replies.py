@@ -260,7 +260,8 @@ def error_json(message: str, kind: str, param: str | None = None, code: str | No
 
 def refusal(error: Exception) -> tuple[int, Json]:
     """Status and body of what clients are told about an error that is not a bug."""
-    message, param = str(error), str(error).partition(":")[0]
+    message = error.detail if isinstance(error, HTTPException) else str(error)
+    param = message.partition(":")[0]
     if isinstance(error, NoAnswerError):
         status, code = _no_answer(error)
         if status != 400:
@@ -270,8 +271,10 @@ def refusal(error: Exception) -> tuple[int, Json]:
         return 400, error_json(told, "invalid_request_error", named or None, code)
     if isinstance(error, HTTPException):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        kind = kinds.get(error.status_code, "invalid_request_error")
-        return error.status_code, error_json(error.detail, kind)
+        status, about = error.status_code, "model" if param == "model" else None
+        kind = kinds.get(status, "invalid_request_error")
+        code = {401: "invalid_api_key"}.get(status, about and "model_not_found")
+        return status, error_json(message, kind, about, code)
     if isinstance(error, ValidationError):
         message, param = complaint(error)
     return 400, error_json(message, "invalid_request_error", param)
@@ -308,6 +311,9 @@ def refused(request: Request, error: Exception) -> Response:
     headers = {**_AGAIN.get(status, {}), **(getattr(error, "headers", None) or {})}
     if isinstance(error, NoAnswerError):
         headers[REQUEST_ID] = error.served.episode_id
+    if status == 405:
+        wanted = f"expected {headers['Allow']}, found {request.method}"
+        body["error"]["message"] = f"{request.url.path[:_LONGEST_PATH]}: {wanted}"
     if status == 404 and request.scope.get("endpoint") is None:
         posts = (r.path for r in request.app.routes if "POST" in r.methods)
         said = f"{request.url.path[:_LONGEST_PATH]}: not served here; expected {', '.join(posts)}"

@@ -152,9 +152,12 @@ class ResponseRequest(Asked):
         """Those of items, and what is wanted of thoughts, which are not told here."""
         found = {"reasoning.summary"} if self.reasoning and self.reasoning.summary else set()
         for item in [] if isinstance(self.input, str) else self.input:
+            if isinstance(item, ThoughtsItemIn):
+                found.add("input.reasoning")
+                continue
             held = item.output if isinstance(item, ResultItemIn) else getattr(item, "content", "")
             parts = [] if isinstance(held, str) else held
-            told = {"reasoning"} if isinstance(item, ThoughtsItemIn) else item.extra
+            told = item.extra
             found |= {f"input.{name}" for name in told.union(*(part.extra for part in parts))}
         return found | {f"include.{name}" for name in self.include or () if name != _LOGPROBS}
 

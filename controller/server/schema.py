@@ -39,6 +39,13 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Nulls ask for nothing, under any name."""
+        told = isinstance(given, dict)
+        return {k: v for k, v in given.items() if v is not None} if told else given
+
 
 class Compatible(BaseModel):
     """Parts of messages as clients get them back from us."""
@@ -118,7 +125,7 @@ class RefusalPart(Passed):
         return self.refusal
 
 
-Parts = Annotated[list[TextPart | RefusalPart], Field(min_length=1, max_length=MAX_MESSAGES)]
+Parts = Annotated[list[TextPart | RefusalPart], Field(max_length=MAX_MESSAGES)]
 
 
 class FunctionIn(Passed):
@@ -148,6 +155,7 @@ class CallIn(Passed):
     id: CallId
     type: Literal["function"]
     function: CalledIn
+    index: int | None = Field(None, exclude=True, description="Its place in a stream.")
 
 
 class SchemaIn(Passed):
@@ -182,7 +190,7 @@ class MessageIn(Passed):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        said = self.content is not None or self.refusal is not None
+        said = self.content not in (None, []) or self.refusal is not None
         if not said and not (self.role == "assistant" and self.tool_calls):
             raise ValueError("messages.content: expected text")
         if (self.role == "tool") != (self.tool_call_id is not None):
@@ -337,15 +345,18 @@ class ChatRequest(Completing):
         return chosen
 
     def question(self) -> Question:
-        """The last turn of the user, with those before and after it.
+        """The last turn of the user, with those before and after it; without any, the system's.
 
         Raises:
-            ConfigError: the last turn is neither the user's nor a tool's.
+            ConfigError: the last turn is an assistant's, or nobody asks.
         """
         turns = [message.plain() for message in self.messages]
-        last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
-        if turns[-1]["role"] not in ("user", "tool") or last is None:
-            raise ConfigError("messages: expected the last one from the user, or a tool after it")
+        places = {turn["role"]: i for i, turn in enumerate(turns)}
+        last = places.get("user", places.get("system"))
+        if turns[-1]["role"] == "assistant" or last is None:
+            raise ConfigError(
+                "messages: expected the last one from the user, or a tool or the system after it"
+            )
         said = (self.max_completion_tokens, self.max_tokens, LONGEST_ATTEMPT)
         return Question(
             question_id="",

@@ -50,6 +50,7 @@ from controller.backends.openai.resilience import (
     REJECTED,
     TOO_LONG,
     UNREADABLE,
+    WHOLE,
     CircuitBreaker,
     Quirks,
     RetryBudget,
@@ -164,7 +165,7 @@ class OpenAIBackend(Backend):
             found: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5})
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error)
-            if failure.kind in _NO_LISTING:
+            if failure.kind in _NO_LISTING or failure.status == 403:  # a key for answers alone
                 return []
             raise failure from None
         if isinstance(found, dict):  # Together's is a list alone
@@ -367,7 +368,11 @@ class OpenAIBackend(Backend):
         body = self._body(request, len(requests))
         streams = self.endpoint.streams or request.on_text or request.watcher
         try:
-            if not streams or self._never_streams or "stream" in self.quirks.refused:
+            if (
+                not (streams or WHOLE in self.quirks.refused)
+                or self._never_streams
+                or "stream" in self.quirks.refused
+            ):
                 return read_reply(await self._post(_PATH, cast_to=str, body=body), reader)
             body = self.quirks.suited(
                 {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -390,18 +395,20 @@ class OpenAIBackend(Backend):
                 stream.heard = partial(self._hear, reader)
                 await reader.read(stream)
             return reader.result()
-        except UpstreamError:
-            raise
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
             asked = request.question.fields
+            named = named_fields(failure, asked)
             if failure.kind == TOO_LONG:
-                failure.room = room_told(error, body)
-            elif failure.kind != UNREADABLE and self.quirks.learn(error, body, asked):
+                failure.room = room_told(failure, body)
+            elif failure.kind == UNREADABLE or reader.pieces:
+                pass
+            elif self.quirks.learn(failure, body, asked):
                 failure.mended, failure.blames_server = True, False
-            elif failure.kind == REJECTED:
-                named = named_fields(error, asked) or named_fields(error, ["messages"])
+            elif failure.kind == REJECTED or (named and failure.status >= 500):
+                named = named or named_fields(failure, ["messages"])
                 failure.kind = ":".join((REJECTED, *named[:1]))
+                failure.retryable = failure.blames_server = False
             raise failure from None
 
     def _hear(self, reader: StreamReader) -> None:

@@ -56,6 +56,7 @@ _THOUGHTS = (
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
 _BOM = "\ufeff"
 _EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)
+_WORD = re.compile(r"[\w .:-]*")
 _ERROR_FIELD = re.compile(rb"error: ?(\{.*\})")
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
@@ -131,7 +132,7 @@ def read_completion(response: object) -> Answered:
             text=text,
             thoughts=(thoughts := clean(_thought(_message(choice)))),
             refused=_refuses(_message(choice)),
-            calls=_calls(_listed(_message(choice), "tool_calls")),
+            calls=_calls(_called(_message(choice))),
             entries=(entries := logprobs_entries(choice)),
             logprobs=plausible_logprobs(entries),
             tokens=completion,
@@ -191,13 +192,14 @@ def _text(choice: Any, written: int) -> str | None:
     for said in filter(None, _said(message)):
         return clean(said)
     ended = written or _reason(choice) or _thought(message)
-    return "" if ended or part_of(message, "tool_calls") else None
+    return "" if ended or _called(message) else None
 
 
 def _said(message: Any) -> Iterator[str]:
     """Content and refusal of a message or a delta, where it has them; parts of text as one."""
     for said in (part_of(message, "content"), part_of(message, "refusal")):
-        if isinstance(said, dict) and not said.keys() & {"type", *_TEXTS}:
+        number = isinstance(said, int | float)
+        if number or (isinstance(said, dict) and not said.keys() & {"type", *_TEXTS}):
             said = json.dumps(said)  # an answer in JSON that is no text, as of Workers AI
         if isinstance(said, list | dict):
             said = _joined(
@@ -230,6 +232,13 @@ def _joined(part: object) -> str:
 def _thinks(part: object) -> bool:
     """Whether a part of a content is reasoning, under any name that servers give its type."""
     return re.search("reason|think", str(part_of(part, "type"))) is not None
+
+
+def _called(message: Any) -> list[Any]:
+    """Calls of a message or a delta, or the one that older servers tell in their place."""
+    old = part_of(message, "function_call")
+    told = isinstance(old, dict) and old
+    return _listed(message, "tool_calls") or ([{"function": told}] if told else [])
 
 
 def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
@@ -333,9 +342,9 @@ def _is_torn(data: str) -> bool:
 def _parts(data: str) -> list[str]:
     """The events of one that is several where a server puts no empty lines between them.
 
-    None where there is no data, which keeps a stream alive.
+    None where there is no data, or only words, which keeps a stream alive.
     """
-    lines = [line for line in map(str.strip, data.split("\n")) if line]
+    lines = [line for line in map(str.strip, data.split("\n")) if not _WORD.fullmatch(line)]
     whole = all(line.startswith(("{", "[DONE]")) and line.endswith(("}", "]")) for line in lines)
     return lines if whole else [data.strip()]
 
@@ -391,7 +400,7 @@ class _Choice:
             self.unseen += 1
             if self.on_thought is not None:
                 self.on_thought(thought)
-        for call in _listed(delta, "tool_calls"):
+        for call in _called(delta):
             self._add_call(call)
         entries = logprobs_entries(told)
         self.logprobs.extend(entries)
@@ -450,6 +459,7 @@ class StreamReader:
     requests: Sequence[Request]
     prompt_tokens: int = 0
     choices: dict[int | None, _Choice] = field(default_factory=dict)
+    first: Any = None  # chunk that tells usage, and the last one
     last: Any = None
     model: str | None = None
     heard_at: float = -math.inf
@@ -490,7 +500,7 @@ class StreamReader:
         if any(_message(told) and not part_of(told, "delta") for told in choices):
             self.whole = self.whole or chunk
         if told_usage(chunk) or timings_of(chunk):
-            self.last = chunk
+            self.first, self.last = self.first or chunk, chunk
             # Some tell it with every chunk; after the end it comes without a choice.
             self.summed |= not choices
         for told in choices:
@@ -531,6 +541,9 @@ class StreamReader:
         if self.whole and not self.pieces:
             return read_completion(self.whole)
         usage, ends = counted(self.last), self.done or self.summed
+        if usage.prompt is None:  # Anthropic's way, which has it at the beginning
+            begun = counted(self.first)
+            usage = usage._replace(prompt=begun.prompt, cached=begun.cached)
         # Some give no reason.
         whole = [c for c in self.choices.values() if c.finish_reason or (c.pieces and ends)]
         if not whole:

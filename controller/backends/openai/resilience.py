@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Any
 
@@ -38,19 +39,21 @@ _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 _RANGED = {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
 """Fields of clients that servers refuse for their value where they tell of a range."""
 
-_BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 422)
+_BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 412, 422)
 _NAMING = (*_UNCLEAR, 404)
 """Statuses whose words may be about a field: OpenAI's 403, OpenRouter's 404."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|milli|[hms])")
 _PERIOD = re.compile(rf"(?:{_DURATION.pattern})+")
 _UNITS_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "milli": 1e-3}
 _PAUSE = re.compile(
-    r"(?:(?:retry|try again) (?:in|after) |retryDelay\W{1,6})"
-    r"((?:[0-9]+(?:\.[0-9]+)? ?(?:ms|milli|[hms]))+)"
+    r"(?:(?:retry|try again) (?:in|after) |wait |retryDelay\W{1,6})"
+    r"((?:[0-9]+(?:\.[0-9]+)? ?(?:ms|milli|[hms]))+)",
+    re.IGNORECASE,
 )
-_LIMITS = ("requests", "tokens")
-_LATER = (408, 409, 424, 425, 498)
-"""Statuses below 500 of servers that may answer later: 424 is TGI's, 498 is Groq's."""
+_EPOCH, _EPOCH_MS = 1e9, 1e11
+"""Numbers from here on are points of time."""
+_LATER = (408, 409, 424, 425, 498, 499)
+"""Statuses below 500 of servers that may answer later: 424 is TGI's, 498 Groq's, 499 Gemini's."""
 REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
 UNREADABLE = "unreadable"
@@ -67,24 +70,39 @@ _STATUSES = {
 }
 _MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, LIMITED: 429, NO_MODEL: 404}
 """Kinds of errors that everybody would meet, and their statuses where a server tells none."""
+_TYPES = {
+    429: "rate_?limit",
+    529: "overloaded",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    400: "invalid_request_error|validation error",
+}
+"""Words by which bodies tell a status: Anthropic's and OpenAI's types, TGI's beginning."""
 _LONGEST_WORDS = 4096
 _CONTEXT = r"context.?(length|window|size|limit)"
-_NO_MONEY = r"insufficient.(quota|balance|credit|fund)|arrear"
+_NO_MONEY = (
+    r"insufficient.(quota|balance|credit|fund)|balance is insufficient|余额不足|arrear"
+    r"|spending.limit|account.{0,60}(suspended|not active)|(exceeded|crossed).budget"
+    r"|budget.{0,20}exceeded"
+)
 _WORDS = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
         TOO_LONG: rf"{_CONTEXT}|too long|token count.+exceeds|max_new_tokens.+must be <"
         r"|too many tokens:|reduce the length|model token limit|maximum prompt length"
-        r"|input length should|exceeds? max(imum)? length"
-        r"|input( tokens)? exceeds? the (max|configured)",
-        FILTERED: r"content.?(filter|policy|management)|moderation|flagged|guardrail"
-        r"|data_inspection|ResponsibleAI",
-        _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing|budget.+exceeded",
+        r"|input length should|exceeds? max(imum)? length|too many (input|prompt) tokens"
+        r"|input( tokens)?.{0,20} exceeds? the (max|configured|total)"
+        r"|must have less than \d+ tokens",
+        FILTERED: r"content.?(filter|policy|management|exists risk)|moderation|flagged|guardrail"
+        r"|data_inspection|ResponsibleAI|violates.{0,20}(guideline|polic)"
+        r"|sensitive.{0,3}(content|information|words)",
+        _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing",
         _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
         r"|(invalid|incorrect|expired).{0,9}API.?key",
         LIMITED: r"rate.?(limit|exceeded)|throttling",
         NO_MODEL: r"model.{0,60}(not found|not exist|not_found|decommissioned|no longer available)"
-        r"|not a valid model",
+        r"|not a valid model|(invalid|unknown).model\b",
     }.items()
 }
 """What servers mean whose status does not say it: Gemini's tells of keys with a 400, LiteLLM's and
@@ -96,9 +114,16 @@ _NO_SYSTEM = re.compile(
 )
 _OTHER_WORDS = {
     "stream": r"support.{0,9}streaming|streaming.{0,9}(not |un)support",
+    "tools": r"\btool[_ -](use|choice)|\b(tool|function)[_ -]calling\b",
+    "response_format": r"\bjson[_ ](mode|schema|object)\b|structured.outputs?\b",
+    "reasoning_effort": r"support.{0,9}(thinking|reasoning)\b",
     **{f"{kind}_penalty": rf"\b({kind}_?)?penalty\b" for kind in ("presence", "frequency")},
 }
 """By which servers name a field beside its name; Gemini's mean both penalties by one word."""
+_NOT_TAKEN = re.compile(r"(not |un)supported|param\w* requires", re.IGNORECASE)
+"""Of llama.cpp's, which answers 500 where it does not take a field."""
+_BROKEN = re.compile("model has crashed|model unloaded", re.IGNORECASE)  # LM Studio's, with a 400
+_MUST_STREAM = re.compile(r"only supports? stream|must.{0,9}stream ?= ?true", re.IGNORECASE)
 _UNREAD = re.compile(
     r"tool_use_failed|json_validate_failed|output_parse_failed|error parsing tool call"
     r"|failed to parse (tool call|input at)|model produced output that does not match"
@@ -107,13 +132,18 @@ _UNREAD = re.compile(
 )
 """Groq's words, Ollama's, llama.cpp's, and OpenAI's of thoughts that took all tokens."""
 _NO_ENDPOINT = re.compile("endpoints found that (support|can)", re.IGNORECASE)
-_ECHO = re.compile(r"""['"](?:input|failed_generation)\\?['"]:.*?(?=['"]loc['"]:|\Z)""", re.DOTALL)
-"""What a server repeats of a prompt or an answer."""
-_TOGETHER = re.compile("both|together|same time|only one|mutually", re.IGNORECASE)
+_ECHO = re.compile(
+    r"""['"](?:input|failed_generation)\\?['"]:.*?(?=['"]loc['"]:|\Z)"""
+    r"""|https?://[^\s'"\\]+""",
+    re.DOTALL,
+)
+"""What a server repeats of a prompt or an answer, and where its words go on."""
+_TOGETHER = re.compile(r"both|\btogether\b|same time|only one|mutually", re.IGNORECASE)
 _EXTRA, _UNSIGNED = "extra_content", "calls without a thought_signature"
 _THOUGHTLESS, _IDS = "turns without reasoning_content", "ids of other models' calls"
 _ROWS, _THINKING = "turns of one role in a row", "thinking beside tools"
 _THOUGHTS = "turns with reasoning_content"
+_WITHIN, WHOLE = "thoughts within max_tokens", "whole replies"
 """What servers have against turns that another model wrote, or that lost something on the way."""
 _SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 _SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # all that Mistral's servers take
@@ -124,7 +154,7 @@ _IN_A_ROW = re.compile(
     r"|system message must be (at the beginning|first)",
     re.IGNORECASE,
 )
-_TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
+_TOO_MANY = re.compile(r"at most|less than|<=|range|max(imum)?\b|too large|exceed", re.IGNORECASE)
 _TOO_FEW = re.compile(
     r"at least|greater than|>=|range|minimum|too small|between|positive", re.IGNORECASE
 )
@@ -153,10 +183,14 @@ class UpstreamError(BackendError):
         wasted: what the try consumed all the same, as far as is known.
         mended: whether the next request goes without what was refused.
         room: tokens that can be written after so long a prompt; None where that is not told.
+        status: that the server answered with, or meant; 0 if none.
+        said: its words, which may quote keys and prompts, without what they repeat; `param` is the
+            field that they are about, where it says so.
     """
 
     mended = False
     room: int | None = None
+    status, said, param = 0, "", ""
 
     def __init__(
         self,
@@ -181,13 +215,15 @@ class CompressedError(httpx2.ReadError):
 
 
 def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamError:
-    """What an error of the client says about the server.
-
-    Its kind is all that is kept: messages of servers may quote keys and prompts.
-    """
+    """What an error of the client says about the server."""
+    if isinstance(error, UpstreamError):
+        return error
     if isinstance(error, openai.APIStatusError):
-        pause = retry_after_s(error.response.headers)
-        return _status_error(error.status_code, _said(error), pause, wasted)
+        headers, status = error.response.headers, error.status_code
+        said, pause = str(error.body or error.message), retry_after_s(headers)
+        failure = _status_error(status, said, pause, wasted, error.param)
+        failure.retryable &= headers.get("x-should-retry") != "false"
+        return failure
     if isinstance(error, openai.APIError) and error.body:
         return told_error(error.body, wasted)
     causes = list(_chain(error))
@@ -207,18 +243,22 @@ def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     # Some put codes of their own there, such as "1301".
     codes = [str(told.get(name)) for name in ("code", "status", "http_code", "status_code")]
-    for code in codes:
-        if re.fullmatch("[45][0-9]{2}", code):
-            return _status_error(int(code), said, None, wasted)
-    if re.search(r"rate_?limit", codes[0], re.IGNORECASE):
-        return _status_error(429, said, None, wasted)
-    if kind := _meant(said):
-        return _status_error(_MEANT.get(kind, 400), said, None, wasted)
-    if re.search("overloaded", said, re.IGNORECASE):
-        return _status_error(529, said, None, wasted)
-    if told.get("type") == "invalid_request_error":
-        return _status_error(400, said, None, wasted)
-    return UpstreamError("bad_response", wasted=wasted)
+    numbers = [int(code) for code in codes if re.fullmatch("[45][0-9]{2}", code)]
+    kind = _meant(said)
+    status = (
+        next(iter(numbers), 0)
+        or _typed(f"{codes[0]} {told.get('type')}")
+        or (_MEANT.get(kind, 400) if kind else _typed(said))
+    )
+    if not status:
+        return UpstreamError("bad_response", wasted=wasted)
+    return _status_error(status, said, None, wasted, told.get("param"))
+
+
+def _typed(said: str) -> int:
+    """The status that a type of error stands for; 0 for none."""
+    found = (s for s, words in _TYPES.items() if re.search(words, said, re.IGNORECASE))
+    return next(found, 0)
 
 
 def _meant(said: str) -> str | None:
@@ -228,8 +268,16 @@ def _meant(said: str) -> str | None:
 
 
 def _status_error(
-    status: int, said: str, pause: float | None, wasted: Usage | None
+    status: int, said: str, pause: float | None, wasted: Usage | None, param: object = None
 ) -> UpstreamError:
+    said = _ECHO.sub("", said)
+    status = 500 if status in _BAD_REQUEST and _BROKEN.search(said) else status
+    failure = _failure(status, said, pause, wasted)
+    failure.status, failure.said, failure.param = status, said, str(param or "")
+    return failure
+
+
+def _failure(status: int, said: str, pause: float | None, wasted: Usage | None) -> UpstreamError:
     if status in (*_BAD_REQUEST, 500) and _UNREAD.search(said):
         return UpstreamError(UNREADABLE, retryable=False, blames_server=False, wasted=wasted)
     if status >= 500 and re.search(_CONTEXT, said[:_LONGEST_WORDS], re.IGNORECASE):  # llama.cpp's
@@ -299,26 +347,24 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
+def named_fields(failure: UpstreamError, fields: Iterable[str]) -> list[str]:
     """Those fields of a request that a server's refusal names; its own words may quote prompts."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in _NAMING:
-        return []
-    said, wanted = _said(error), {*fields}
-    if _WORDS[TOO_LONG].search(said):
+    said, wanted = failure.said, {*fields}
+    refuses = failure.status in _NAMING or (failure.status == 500 and _NOT_TAKEN.search(said))
+    if not refuses or _WORDS[TOO_LONG].search(said):
         return []
     # Who says where the fault lies may repeat the whole request beside.
     if told := _LOCATION.findall(said):
         return sorted(wanted & {*told})
-    param = re.match(r"\w*", str(error.param or ""))
+    param = re.match(r"\w*", failure.param)
     if param and param[0] in wanted | _NEEDED:
         return sorted(wanted & {param[0]})
     return sorted(_mentioned(wanted, said))
 
 
-def room_told(error: Exception, body: Mapping[str, Any]) -> int | None:
+def room_told(failure: UpstreamError, body: Mapping[str, Any]) -> int | None:
     """Tokens of an attempt that a prompt leaves room for, where a refusal says that it does."""
-    asked = next((body[name] for name in _LENGTHS if name in body), None)
-    said = _said(error) if isinstance(error, openai.APIStatusError) else ""
+    asked, said = next((body[name] for name in _LENGTHS if name in body), None), failure.said
     window, prompt = _WINDOW.search(said), _PROMPT.search(said)
     if asked is None or window is None or prompt is None:
         return None
@@ -330,14 +376,9 @@ def room_told(error: Exception, body: Mapping[str, Any]) -> int | None:
 
 def _mentioned(fields: Iterable[str], said: str) -> set[str]:
     """Fields that words name; xAI's say presencePenalty, and some are said in other ways."""
-    patterns = {f: rf"\b{re.escape(f).replace('_', '_?')}\b" for f in fields}
-    patterns |= {f: words for f, words in _OTHER_WORDS.items() if f in patterns}
+    patterns = {f: rf"\b{re.escape(f).replace('_', '[_ ]?')}\b" for f in fields}
+    patterns |= {f: f"{patterns[f]}|{_OTHER_WORDS[f]}" for f in _OTHER_WORDS.keys() & patterns}
     return {f for f, pattern in patterns.items() if re.search(pattern, said, re.IGNORECASE)}
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """A server's words, without what they repeat."""
-    return " ".join(_ECHO.sub("", str(part)) for part in (error.message, error.body))
 
 
 class CircuitBreaker:
@@ -417,23 +458,35 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     >>> retry_after_s({"retry-after": "1m30s"})
     90.0
     """
-    value, ms = headers.get("retry-after", "").strip(), headers.get("retry-after-ms")
-    if not value and ms is None:
-        # Of what is used up, as OpenAI's servers tell it.
-        spent = (f for f in _LIMITS if headers.get(f"x-ratelimit-remaining-{f}") == "0")
-        told = (_seconds(headers.get(f"x-ratelimit-reset-{f}", "")) for f in spent)
-        return max(filter(None, told), default=None)
+    if (ms := headers.get("retry-after-ms")) is not None:
+        return _until(f"{ms}ms", headers)
+    if value := headers.get("retry-after", "").strip():
+        return _until(value, headers)
+    # Of what is used up, as OpenAI's, Cerebras's, OpenRouter's and many other servers tell it.
+    spent = (name for name, left in headers.items() if "ratelimit" in name and left.strip() == "0")
+    told = (
+        _until(headers.get(name.replace("remaining", "reset"), ""), headers)
+        for name in spent
+        if "remaining" in name
+    )
+    return max(filter(None, told), default=None)
+
+
+def _until(value: str, headers: Mapping[str, str]) -> float | None:
+    """Seconds that a period, a number of seconds or a point of time stands for."""
+    if _PERIOD.fullmatch(value):
+        return _seconds(value)
     try:
-        if ms is None and _PERIOD.fullmatch(value):
-            return _seconds(value)
-        seconds = float(value) if ms is None else float(ms) / 1000
-    except ValueError:
+        now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
         try:
-            here = headers.get("date") or formatdate(usegmt=True)
-            until, now = map(parsedate_to_datetime, (value, here))
-            seconds = (until - now).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without its zone
-            return None
+            seconds = float(value)
+            if seconds >= _EPOCH:
+                seconds = seconds / (1000 if seconds >= _EPOCH_MS else 1) - now.timestamp()
+        except ValueError:
+            read = datetime.fromisoformat if value[:4].isdecimal() else parsedate_to_datetime
+            seconds = (read(value) - now).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without its zone
+        return None
     return seconds if 0 <= seconds < float("inf") else None
 
 
@@ -479,6 +532,13 @@ def _other(
     return "reasoning_effort" if found and "reasoning_effort" in own else None
 
 
+def _budget(body: Mapping[str, Any]) -> int:
+    """Tokens of thoughts that a request grants, as Anthropic's have it."""
+    thinking = body.get("thinking")
+    found = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    return found if isinstance(found, int) else 0
+
+
 @dataclass
 class Quirks:
     """A server's own ways, each told once and then respected.
@@ -488,7 +548,7 @@ class Quirks:
         refused: fields of requests that it does not take, `system` messages, and what else it has
             against turns.
         beside: fields that it does not take together with another one, and the value of that where
-            it matters.
+            it matters; beside themselves, for their value.
         answered_as: other names under which it has answered.
         least, most: tokens of an attempt that may be asked for, where it says so.
     """
@@ -496,7 +556,7 @@ class Quirks:
     name: str
     names: frozenset[str]
     refused: set[str] = field(default_factory=set)
-    beside: set[tuple[str, str, str | None]] = field(default_factory=set)
+    beside: set[tuple[str, str, Any]] = field(default_factory=set)
     answered_as: set[str] = field(default_factory=set)
     least: int = 1
     most: int | None = None
@@ -513,7 +573,8 @@ class Quirks:
         if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _THOUGHTS, _IDS}:
             body = {**body, "messages": [*map(self._turn, body["messages"])]}
         for name in _LENGTHS & body.keys():
-            asked = max(body[name], self.least)
+            thoughts = _budget(body) if _WITHIN in self.refused else 0
+            asked = max(body[name] + thoughts, self.least)
             body = {**body, name: min(asked, self.most or asked)}
         gone = self.refused | {
             name
@@ -545,31 +606,40 @@ class Quirks:
                 part[name] = hashlib.blake2b(part[name].encode()).hexdigest()[:9]
         return {**turn, "tool_calls": calls} if calls else turn
 
-    def learn(self, error: Exception, body: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    def learn(
+        self, failure: UpstreamError, body: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> bool:
         """Whether an error is about what a request can do without, or with less of, from now on.
 
         What a client asked for is not left off where its value is what the server minds. Where it
         goes with something else that the client asked for, it is left off with that alone.
         """
         # llama.cpp answers 500 where a chat's template does not take its turns.
-        statuses = (*_NAMING, 500)
-        if not isinstance(error, openai.APIStatusError) or error.status_code not in statuses:
+        said = failure.said
+        if failure.status not in (*_NAMING, 500):
             return False
-        said = _said(error)
         optional = {name for name in body if name in OPTIONAL or name not in asked} - _NEEDED
         if _RANGE.search(said):
             optional -= _RANGED & asked.keys()
-        found = set(named_fields(error, optional))
+        found = set(named_fields(failure, optional))
         if found and found <= self.refused:
             return True  # learnt while this request was under way
+        if found & _LENGTHS and "budget_tokens" in said and _budget(body):
+            found = {_WITHIN}
         for name in found & _LENGTHS:
-            if _RANGE.search(words := _ECHO.sub("", str(error.body))):
-                return self._learn_length(body[name], words)
+            if _RANGE.search(said):
+                return self._learn_length(body[name], said)
+        many = {"top_logprobs"} & (body.keys() - asked.keys())  # of a VERIFY
+        if many and _TOO_MANY.search(said) and named_fields(failure, {"logprobs", *many}):
+            self.beside |= {(name, name, body[name]) for name in many}
+            return True
         thinks = "reasoning_effort" in said and "tools" in _mentioned(asked, said)
         if thinks and "reasoning_effort" not in asked and _THINKING not in self.refused:
             found = {_THINKING}  # unasked as well
         elif _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
             found = {"system"}
+        elif _MUST_STREAM.search(said) and "stream" not in body:
+            found = {WHOLE}
         elif about := _about_turns(said, body["messages"]):
             found = {about}
         elif other := _other(found, said, body, asked):
@@ -612,10 +682,9 @@ class Quirks:
     def notes(self) -> tuple[str, ...]:
         """What people should know."""
         found = [f"refuses {name}" for name in sorted(self.refused)]
-        found += [
-            f"refuses {name} beside {other}{f' {value}' if value else ''}"
-            for name, other, value in sorted(self.beside, key=str)
-        ]
+        for name, other, value in sorted(self.beside, key=str):
+            near = f" beside {other}" if other != name else ""
+            found.append(f"refuses {name}{near}{f' {value}' if value else ''}")
         found += [f"writes at most {self.most} tokens"] if self.most else []
         found += [f"is asked for at least {self.least} tokens"] if self.least > 1 else []
         found += [f"answers as {', '.join(sorted(self.answered_as))}"] if self.answered_as else []

@@ -225,8 +225,10 @@ def test_pages_of_others_are_turned_away_where_no_key_is_needed(serve, small, la
     assert small.calls == 0
     assert service.ask(headers={"origin": "http://localhost:3000"}).status_code == 200
     guarded = serve(small, large, keys=Keys({"ann": key_digest(key)}))
-    elsewhere = {"host": "allot.example", "authorization": f"Bearer {key}"}
-    assert guarded.ask(headers=elsewhere).status_code == 200
+    for name, value in (("authorization", f"Bearer {key}"), ("x-api-key", key), ("api-key", key)):
+        assert guarded.ask(headers={"host": "allot.example", name: value}).status_code == 200
+    refused = guarded.ask(headers={"x-api-key": "other"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("texts", [False, True])
@@ -574,6 +576,20 @@ def test_what_is_not_served_says_what_is(service, path):
     told = found.json()["error"]["message"]
     assert (found.status_code, told.partition(": ")[0]) == (404, path)
     assert "/v1/chat/completions" in told
+
+
+def test_another_method_or_model_is_refused_by_name(service):
+    found = service.http.get("/v1/completions")
+    told = "/v1/completions: expected POST, found GET"
+    assert (found.status_code, found.json()["error"]["message"]) == (405, told)
+    with pytest.raises(openai.NotFoundError) as refused:
+        service.openai.chat.completions.create(model="gpt-4o", messages=ASK)
+    assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body(service):
+    body = json.dumps({"model": "allot", "messages": ASK}).encode("utf-8-sig")
+    assert service.http.post("/v1/chat/completions", content=body).status_code == 200
 
 
 def test_a_packed_body_is_refused_by_name(service):

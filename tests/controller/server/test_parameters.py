@@ -1,5 +1,7 @@
 """Every field that OpenAI documents is honoured, or refused by a 400 that names it."""
 
+import json
+
 import openai
 import pytest
 
@@ -195,6 +197,28 @@ def test_a_refusal_may_be_sent_back_as_a_turn(service, small, refusal):
     turns = [*ASK, {"role": "assistant", **refusal}, *ASK]
     service.openai.chat.completions.create(model="allot", messages=turns)
     assert small.requests[0].body["messages"][1]["content"] == "No."
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "7"}
+SYSTEM = {"role": "system", "content": "2+5="}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [*ASK, SYSTEM],
+        [SYSTEM],
+        [*ASK, {"role": "assistant", "content": [], "tool_calls": [{"index": 0, **CALL}]}, RESULT],
+    ],
+    ids=["a reminder", "a system's question", "calls as a stream tells them"],
+)
+def test_turns_as_clients_end_them_are_answered(service, small, turns):
+    service.openai.chat.completions.create(model="allot", messages=turns)
+    sent = small.requests[0].body["messages"]
+    assert len(sent) == len(turns)
+    assert sent[-1 if len(turns) < 3 else 0] == ASK[0]
+    assert "index" not in json.dumps(sent)
 
 
 def test_thoughts_before_a_call_are_sent_back_to_models_and_others_are_not(service, small):

@@ -105,7 +105,7 @@ def test_every_chunk_of_a_stream_has_a_choice_but_that_of_usage():
         (NoAnswerError(served(limited=("deadline",))), 504, "upstream_error", "deadline"),
         (NoAnswerError(served()), 503, "upstream_error", "models_unavailable"),
         (ConfigError("price: expected more"), 400, "invalid_request_error", None),
-        (HTTPException(401, "no key"), 401, "authentication_error", None),
+        (HTTPException(401, "no key"), 401, "authentication_error", "invalid_api_key"),
         (HTTPException(429, "busy"), 429, "rate_limit_error", None),
     ],
 )

@@ -57,7 +57,7 @@ def test_thoughts_are_not_told_and_that_is_said(responses, small):
         model="allot",
         input="2+5=",
         include=["reasoning.encrypted_content"],
-        reasoning={"effort": "low", "summary": "auto"},
+        reasoning={"effort": "low", "summary": "auto", "generate_summary": None},
     )
     unknown = ["include.reasoning.encrypted_content", "reasoning.summary"]
     assert found.model_extra["allot"]["ignored"] == unknown
@@ -150,7 +150,7 @@ def test_a_refusal_is_told_as_one_and_sent_back(responses, small, large, stream)
         found = responses.create(model="allot", input="2+5=")
     (part,) = found.output[0].content
     assert (part.type, part.refusal) == ("refusal", "No.")
-    thoughts = {"type": "reasoning", "id": "rs_1", "summary": []}
+    thoughts = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None}
     turns = [thoughts, *(item.model_dump() for item in found.output)]
     asked = {"role": "user", "content": "2+5="}
     again = responses.create(model="allot", input=[asked, *turns, asked])

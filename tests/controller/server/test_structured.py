@@ -109,6 +109,11 @@ def test_json_objects(service, small, large):
         model="allot", messages=ASK, response_format=form
     )
     assert found.model_extra["allot"]["answer"] == '{"rain":true}'
+    form["schema"] = {"required": ["snow"]}
+    found = service.openai.chat.completions.create(
+        model="allot", messages=ASK, response_format=form
+    )
+    assert found.model_extra["allot"]["answer"] is None
 
 
 @pytest.mark.parametrize("upstream_stream", [False, True])

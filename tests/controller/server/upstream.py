@@ -105,7 +105,7 @@ class Upstream:
         self.paths: dict[str, object] = {}
         """Bodies to reply with beside `/v1`."""
         self.models: object = []
-        """What it lists of them, or its whole reply; a 404 where that is None."""
+        """What it lists of them, its whole reply, or its status; a 404 where that is None."""
         self.open, self.abandoned = 0, 0
         self._ready = threading.Event()
 
@@ -137,7 +137,8 @@ class Upstream:
         if exchange.path == "/v1/models":
             listed = {"object": "list", "data": self.models}
             body = listed if isinstance(self.models, list) else self.models
-            await exchange.reply(body or {}, status=200 if body else 404)
+            refused = body if isinstance(body, int) else 404 if body is None else None
+            await exchange.reply({} if refused else body, status=refused or 200)
             return
         if not exchange.path.startswith("/v1/"):
             found = self.paths.get(exchange.path)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from controller.backends.openai.resilience import CircuitBreaker, retry_after_s
+from controller.process.actions import ActionKind
 from tests.controller.backends.openai.test_backend import (
     RIGHT,
     ask,
@@ -72,7 +73,7 @@ USAGE = json.dumps({"id": "c", "choices": [], "usage": usage_of(10, 3)}).encode(
 WHOLE = json.dumps(RIGHT).encode()
 SAID = chunk({"content": "Answer: 7"})
 EVENTS = b"".join(b"data: " + event + b"\n\n" for event in (SAID, END)) + DONE
-TOO_MUCH = "context_length_exceeded"
+TOO_MUCH, GONE = "context_length_exceeded", "no_such_model"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -128,6 +129,7 @@ STREAMS = {
     "a whole response as text": of_type("text/plain", WHOLE),
     "a whole response in an event": stream(WHOLE),
     "lines of JSON as a stream of it": of_type("application/stream+json", SAID + b"\n" + END),
+    "words that keep it alive": stream(b"ping", *BEGIN, b"keep-alive", END),
     "the reason null": stream(chunk({"content": "Answer: 7"}, "null"), END),
     "thoughts as parts": stream(
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}]}),
@@ -151,6 +153,7 @@ WHOLES = {
     "a byte order mark": of_type("text/plain", BOM + WHOLE),
     "a text and no message": completion(choices=[{"text": "Answer: 7", "finish_reason": "stop"}]),
     "line ends within strings": of_type("application/json", WHOLE.replace(b"Answer", b"\nAnswer")),
+    "a number": saying(7),
     "a refusal beside nothing": saying("", message={"refusal": "Answer: 7"}),
 }
 
@@ -170,6 +173,8 @@ def test_replies_of_all_dialects_are_read(server, way):
         (b'event: error\ndata: {"message": "Rate limit exceeded"}\n\n', "rate_limited", 2),
         (b'data: [{"error": {"code": 429}}]\n\n', "rate_limited", 2),
         (b'data: {"object": "error", "code": 400, "message": "context length"}\n\n', TOO_MUCH, 1),
+        (b'data: {"error": "Input validation error: `stop`"}\n\n', "rejected", 1),
+        (b'data: {"error": {"type": "not_found_error", "message": "model: x"}}\n\n', GONE, 1),
     ],
 )
 def test_errors_in_streams_are_what_they_say(server, data, error, calls):
@@ -231,6 +236,16 @@ def test_arguments_that_are_objects_are_kept(server, arguments):
     (request,) = asking()
     (attempt,), _ = ask(server.url, requests=[with_tools(request)], attempt_deadline_s=10)
     assert json.loads(attempt.calls[0]["function"]["arguments"]) == {"x": 1}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_call_of_an_older_server_is_one(server, streams):
+    parts = [{"name": "f", "arguments": '{"x":'}, {"arguments": " 1}"}]
+    told = stream(*(chunk({"function_call": part}) for part in parts), chunk({}, "function_call"))
+    whole = {"function_call": {"name": "f", "arguments": '{"x": 1}'}}
+    server.script(told if streams else saying(None, "function_call", message=whole))
+    (attempt,), _ = ask(server.url, streams=streams, requests=with_fields(**OFFERED))
+    assert [call["function"] for call in attempt.calls] == [whole["function_call"]]
 
 
 def with_tools(request):
@@ -333,7 +348,14 @@ def test_thoughts_are_counted_under_all_names(server, message):
 
 
 @pytest.mark.parametrize("streams", [False, True])
-@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ("<think>", "</think>"),
+        ("[THINK]", "[/THINK]"),
+        ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),
+    ],
+)
 def test_thoughts_between_tags_are_counted(server, streams, tags):
     pieces = (f"{tags[0]}It is 7. ", f"{tags[1]}Answer: 7")
     told = stream(
@@ -442,6 +464,73 @@ def test_a_system_message_that_is_refused_is_said_by_the_user(server, words):
     said = [{"role": "user", "content": "Be short.\n\n2+5="}]
     assert server.requests[-1].body["messages"] == said
     assert backend.notes == ("small: the server refuses system",)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_refusal_with_a_200_is_learnt_from(server, streams):
+    """OpenRouter's way, once it has begun to answer."""
+    raw = json.dumps({"error": {"message": "Unsupported parameter", "param": "temperature"}})
+    told = {"error": {"code": 400, "message": "Provider error", "metadata": {"raw": raw}}}
+    event = json.dumps({"choices": [], **told}).encode()
+    server.script(*((stream(event), stream(*BEGIN, END)) if streams else (told, RIGHT)))
+    (attempt,), backend = ask(server.url, streams=streams, body={"temperature": 0.5})
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert "temperature" not in server.requests[-1].body
+    assert backend.notes == ("small: the server refuses temperature",)
+
+
+JSON = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "fields", "named"),
+    [
+        ('"auto" tool choice requires --enable-auto-tool-choice', 400, OFFERED, "tools"),
+        ("No endpoints found that support tool use.", 404, OFFERED, "tools"),
+        ("tools param requires --jinja flag", 500, OFFERED, "tools"),
+        ("This model does not support response format `x`", 400, JSON, "response_format"),
+        ("gemma does not support thinking", 400, {"reasoning_effort": "low"}, "reasoning_effort"),
+    ],
+)
+def test_what_a_client_asks_for_is_named_in_words(server, words, code, fields, named):
+    server.script(status(code, {"error": {"message": words}}))
+    requests = with_fields(**fields)
+    (attempt,), backend = ask(server.url, requests=requests, breaker=CircuitBreaker(failures=1))
+    assert (attempt.error, server.calls) == (f"rejected:{named}", 1)
+    assert backend.breaker.allows
+
+
+def test_thoughts_that_count_as_written_have_room_of_their_own(server):
+    words = (
+        "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our "
+        "documentation at https://docs.claude.com/en/docs#max-tokens-and-context-window-size"
+    )
+    server.script(objecting({"error": {"message": words}}, lambda sent: sent["max_tokens"] <= 2000))
+    body = {"thinking": {"type": "enabled", "budget_tokens": 2000}}
+    (attempt,), _ = ask(server.url, body=body, max_new_tokens=100)
+    assert (attempt.answer, [r.body["max_tokens"] for r in server.requests]) == ("7", [100, 2100])
+
+
+def test_a_server_that_only_streams_is_asked_to(server):
+    words = {"error": {"message": "This model only support stream mode"}}
+
+    async def reply(exchange):
+        streams = exchange.body.get("stream")
+        await (stream(*BEGIN, END)(exchange) if streams else exchange.reply(words, status=400))
+
+    server.script(reply)
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, server.calls) == ("7", 2)
+
+
+def test_fewer_alternatives_for_a_verdict_leave_attempts_their_log_probabilities(server):
+    words = {"message": "Requested sample logprobs of 20, which is greater than max allowed: 5"}
+    server.script(objecting(words, lambda sent: sent.get("top_logprobs", 0) > 5))
+    (made,), _ = ask(server.url)
+    asked = asking(action=ActionKind.VERIFY, parent=made)
+    (judged,), backend = ask(server.url, requests=asked, verifies=True)
+    assert (judged.error, server.requests[-1].body["logprobs"]) == (None, True)
+    assert backend.notes == ("small: the server refuses top_logprobs 20",)
 
 
 ROWS = "Conversation roles must alternate user/assistant/user/assistant/..."
@@ -594,8 +683,9 @@ def test_a_server_that_says_that_it_does_not_stream_is_asked_without(server):
         (({"id": "other"},), True),
         ({"data": [{"id": "other"}], "has_more": True}, False),
         ({"data": ["other"]}, False),
+        (403, False),
     ],
-    ids=["no listing", "a list alone", "one page of it", "names"],
+    ids=["no listing", "a list alone", "one page of it", "names", "a key for answers alone"],
 )
 def test_models_that_are_not_listed_as_by_others_may_be_there(server, models, named):
     async def look(backend):
@@ -627,6 +717,9 @@ TOO_LONG = {
     "Moonshot": {"error": {"message": "Your request exceeded model token limit: 8192"}},
     "DashScope": {"error": {"message": "Range of input length should be [1, 30720]"}},
     "Zhipu": {"error": {"code": "1261", "message": "Prompt exceeds max length"}},
+    "TGI's prompt": {"error": "`inputs` must have less than 4095 tokens. Given: 5000"},
+    "Bedrock": {"detail": "Too many input tokens. Max input tokens: 8192"},
+    "watsonx": {"errors": [{"message": "input tokens 5000 cannot exceed the total tokens limit"}]},
     "OpenAI": {"error": {"message": "Input tokens exceed the configured limit of 272000 tokens."}},
 }
 
@@ -672,6 +765,19 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
         (status(400, {"error": "The model `x` has been decommissioned."}), "no_such_model", 1),
         (status(429, {"error": {"message": "Please try again in 7m12.48s."}}), "rate_limited", 1),
         (status(429, {"error": {"message": "Please retry after 45 seconds."}}), "rate_limited", 1),
+        (status(429, {"error": {"message": "Please wait 49041 seconds"}}), "rate_limited", 1),
+        (status(429, {"error": "No deployments. Try again in 60 seconds."}), "rate_limited", 1),
+        (status(429, {"error": "Budget has been exceeded!"}), "no_credit", 1),
+        (status(429, {"error": "Your account is not active"}), "no_credit", 1),
+        (status(429, {"error": "You reached your monthly spending limit."}), "no_credit", 1),
+        (status(412, {"error": {"message": "Account x is suspended"}}), "no_credit", 1),
+        (status(403, {"message": "Sorry, your account balance is insufficient"}), "no_credit", 1),
+        (status(400, {"error": {"message": "Content Exists Risk"}}), "content_filter", 1),
+        (status(403, {"error": "Content violates usage guidelines."}), "content_filter", 1),
+        (status(400, {"message": "Invalid model: x"}), GONE, 1),
+        (status(499), "server_error", 2),
+        (status(400, {"error": "The model has crashed"}), "server_error", 2),
+        (status(502, x_should_retry="false"), "server_error", 1),
     ],
 )
 def test_refusals_are_what_they_say(server, behaviour, error, calls):
@@ -728,6 +834,13 @@ def test_streams_tell_usage_in_other_places(server, more):
     assert (attempt.prompt_tokens, attempt.completion_tokens) == (10, 4)
 
 
+def test_a_stream_may_count_its_prompt_first_and_its_answer_last(server):
+    first, last = usage_of(12, 1), usage_of(0, 40)
+    server.script(stream(chunk({}, usage=first), *BEGIN, chunk({}, "stop", usage=last)))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.prompt_tokens, attempt.completion_tokens) == (12, 40)
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_server_that_counts_nothing_is_measured(server, streams):
     """Nothing that was written is free because its server says 0."""
@@ -751,6 +864,20 @@ def test_a_pause_until_a_limit_is_reset_counts_what_is_spent():
     headers = {f"x-ratelimit-{name}": value for name, value in told.items()}
     assert retry_after_s({**headers, "x-ratelimit-remaining-tokens": "9"}) == 60
     assert retry_after_s({**headers, "retry-after": "2"}) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["20", "20.0", "20s", "1764500020", "1764500020000", "2025-11-30T10:53:40Z"],
+)
+@pytest.mark.parametrize("name", ["x-ratelimit-{}-tokens-minute", "ratelimit-{}", "retry-after"])
+def test_a_pause_is_told_in_many_ways(told, name):
+    """Cerebras's, Together's, OpenRouter's, Anthropic's."""
+    headers = {name.format("reset"): told, "date": "Sun, 30 Nov 2025 10:53:20 GMT"}
+    if "{}" in name:
+        assert retry_after_s({**headers, name.format("remaining"): "9"}) is None
+        headers[name.format("remaining")] = "0"
+    assert retry_after_s(headers) == 20
 
 
 def refuse(words, when, code=400):
