@@ -276,7 +276,6 @@ def _verifier(manifest: Mapping[str, Any]) -> str | None:
 
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise if attempts of two recordings would not be of one kind."""
-
     revises = any(entry.get("revises") for entry in now["models"].values())
 
     def fixed(manifest: Mapping[str, Any]) -> dict[str, Any]:
