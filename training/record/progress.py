@@ -52,10 +52,10 @@ class RecordingView:
         text = f"recording: {done:,} of {self._total:,} attempts"
         if not self._total or not self._done:
             return text
-        seconds, fresh = time.monotonic() - self._started, max(self._fresh, 1)
+        seconds, fresh = time.monotonic() - self._started, self._fresh
+        shares = f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, " if fresh else ""
         return (
-            f"{text} ({done / self._total:.0%}), {self._tokens / seconds:,.0f} tokens/s, "
-            f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, "
+            f"{text} ({done / self._total:.0%}), {self._tokens / seconds:,.0f} tokens/s, {shares}"
             f"{left(self._done, self._total - self._before, seconds)} left"
         )
 
