@@ -273,8 +273,8 @@ def refusal(error: Exception) -> tuple[int, Json]:
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         status, about = error.status_code, "model" if param == "model" else None
         kind = kinds.get(status, "invalid_request_error")
-        known = {401: "invalid_api_key"}.get(status, about and "model_not_found")
-        return status, error_json(message, kind, about, known)
+        name = {401: "invalid_api_key"}.get(status, about and "model_not_found")
+        return status, error_json(message, kind, about, name)
     if isinstance(error, ValidationError):
         message, param = complaint(error)
     return 400, error_json(message, "invalid_request_error", param)
