@@ -368,7 +368,8 @@ class Several(_Marked):
             items = items_of(plain)
             if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
                 yield "bare", self._spell(plain)
-        yield "listed", self._listed(first) if "\n" not in first else None
+        if "\n" not in first and len(first) <= _LOOSE:
+            yield "listed", self._listed(first)
 
     def _listed(self, line: str) -> str | None:
         """The list that a line ends with, after "are" or a colon, or that it calls correct."""

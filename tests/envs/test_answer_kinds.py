@@ -56,7 +56,7 @@ def test_each_data_set_may_have_its_own_kind(tmp_path):
 
 
 def test_answers_that_cannot_be_read_are_told(tmp_path):
-    with pytest.warns(UserWarning, match="m: an answer could be read from 4 of 8 attempts"):
+    with pytest.warns(UserWarning, match="m: an answer could be read from 6 of 8 attempts"):
         imported(tmp_path, answers="exact")
 
 
