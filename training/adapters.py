@@ -189,13 +189,14 @@ def revision_examples(
         solutions = worked_solutions(question_id)
         if not solutions:
             continue
+        tried = distinct(attempts)
         pairs = [
             (attempt, max((_similarity(attempt.text, text), text) for text in solutions))
-            for attempt in distinct(attempts)
+            for attempt in tried
             if not attempt.right
         ]
         pairs.sort(key=lambda pair: -pair[1][0])
-        right = [a for a in distinct(attempts) if a.right]
+        right = [a for a in tried if a.right]
         learnt = [(attempt, text) for attempt, (_, text) in pairs[: config.wrong_per_question]]
         learnt += [(attempt, attempt.text) for attempt in right[: config.right_per_question]]
         for attempt, target in learnt:

@@ -114,8 +114,8 @@ _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
 _SHOWN = re.compile(r"(?<=\w)[:,]?\s*\n\s*(?=\$\$|\\\[)")
-_ON_LINES = re.compile(r"(\A|[ \n])(\$\$|\\\[)\s*\n\s*([^\n]+?)\s*\n\s*(?=\$\$|\\\])")
 """Where a sentence goes on in a formula on lines of its own."""
+_ON_LINES = re.compile(r"(\A|[ \n])(\$\$|\\\[)\s*\n\s*([^\n]+?)\s*\n\s*(?=\$\$|\\\])")
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
 _TOLD_FIRST = re.compile(r"[^\w\n]*(?:\d(?!\d?[.)]\s)|[A-Za-z](?=[).:]|\W*\Z))")
