@@ -33,6 +33,8 @@ SHOWN = (1, 5, 9)
 """Which of the prices are drawn: low, middle, high."""
 PANELS, LEAST_LEVELS = 6, 3
 """Most puzzles that are drawn, and fewest sizes of each."""
+LEGEND = 9.5
+"""Inches that the names of arms and prices take beside each other."""
 BINS = (0.0, SOLVED, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of the best arm's accuracy, where there are no sizes."""
 
@@ -74,8 +76,9 @@ def draw(arms: pd.DataFrame, by_place: pd.DataFrame, out: Path) -> None:
     puzzles = sizes[sizes >= LEAST_LEVELS].sort_values(ascending=False).index[:PANELS].tolist()
     with matplotlib.rc_context(fname=STYLE):
         columns = max(len(puzzles), 1)
+        width = max(2.6 * columns + 2, LEGEND)
         figure, axes = plt.subplots(
-            2, columns, figsize=(2.6 * columns + 2, 5.6), sharex="col", sharey="row", squeeze=False
+            2, columns, figsize=(width, 5.6), sharex="col", sharey="row", squeeze=False
         )
         for column, puzzle in zip(axes.T, puzzles, strict=False):
             mine = by_place.xs(puzzle, level="dataset")
