@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from numpy.typing import NDArray
 
 from controller.backends.base import Backend, run_now
 from controller.core import Episode
@@ -18,6 +17,7 @@ from controller.granularity import Process, granularity_of
 from controller.loop import begin_episode
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import ActionKind
+from controller.process.lockstep import Bools, Singles
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
@@ -38,7 +38,7 @@ from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
-Observation = NDArray[np.float32]
+Observation = Singles
 
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
@@ -191,7 +191,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         assert self._streams is not None
         return used + int(self._streams.uniform(_ROW)[0] * (available - used))
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> Bools:
         """Allowed actions now, (A,)."""
         if self.episode is None:
             raise IllegalActionError("action_masks: expected a reset first, found none")
