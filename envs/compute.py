@@ -38,8 +38,6 @@ from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
-Observation = Singles
-
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
 
@@ -55,7 +53,7 @@ def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
 
-class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
+class ComputeEnv(PricedEpisodes, gymnasium.Env[Singles, np.int64]):
     """One question per episode; one decision after each attempt, or inside one, each segment.
 
     ## Action Space
@@ -144,7 +142,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Singles, dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -197,7 +195,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
             raise IllegalActionError("action_masks: expected a reset first, found none")
         return self.episode.mask()[0]
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Singles, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
 
         Raises:
