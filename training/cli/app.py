@@ -102,10 +102,7 @@ def answer(
         under = str(config.segment_controller.resolve()), config.segment_price
         checkpoint = replace(checkpoint, segment_controller=under)
     loaded = Controller.load(
-        checkpoint,
-        models=config.models.all,
-        mean_cost=config.mean_cost,
-        accuracy=config.accuracy,
+        checkpoint, models=config.models.all, mean_cost=config.mean_cost, accuracy=config.accuracy
     )
     console = Console()
     with loaded:

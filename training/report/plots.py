@@ -333,11 +333,7 @@ def _by_price(axis: Axes, prices: Floats, played: Sequence[Played], currency: Cu
 
 
 def _where_it_pays(
-    axis: Axes,
-    table: TraceTable,
-    prices: Floats,
-    played: Sequence[Played],
-    currency: Currency,
+    axis: Axes, table: TraceTable, prices: Floats, played: Sequence[Played], currency: Currency
 ) -> None:
     """Accuracy by level at two prices, and on the bars what a question costs there."""
     levels = np.unique(table.levels).tolist()
