@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from numpy.typing import NDArray
 
 from controller.backends.base import Backend, run_now
 from controller.core import Episode
@@ -18,6 +17,7 @@ from controller.granularity import Process, granularity_of
 from controller.loop import begin_episode
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import ActionKind
+from controller.process.lockstep import Bools, Singles
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
@@ -38,8 +38,6 @@ from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
-Observation = NDArray[np.float32]
-
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
 
@@ -55,7 +53,7 @@ def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
 
-class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
+class ComputeEnv(PricedEpisodes, gymnasium.Env[Singles, np.int64]):
     """One question per episode; one decision after each attempt, or inside one, each segment.
 
     ## Action Space
@@ -144,7 +142,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Singles, dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -191,13 +189,13 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         assert self._streams is not None
         return used + int(self._streams.uniform(_ROW)[0] * (available - used))
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> Bools:
         """Allowed actions now, (A,)."""
         if self.episode is None:
             raise IllegalActionError("action_masks: expected a reset first, found none")
         return self.episode.mask()[0]
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Singles, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
 
         Raises:

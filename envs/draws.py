@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from controller.process.lockstep import Array
+from controller.process.lockstep import Array, Bools, Floats, Ints
 from envs.reward import LogUniform, Reward, Step, price_range
 
 Illegal = Literal["raise", "stop", "penalty"]
@@ -46,7 +46,7 @@ class Streams:
     def __init__(self, keys: NDArray[np.uint64]) -> None:
         self.state = keys.astype(np.uint64).copy()
 
-    def uniform(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def uniform(self, rows: Ints) -> Floats:
         """The next number in [0, 1) of each stream in `rows`, (n,)."""
         z = self.state[rows] + _GOLDEN
         self.state[rows] = z
@@ -65,8 +65,8 @@ def check_illegal(illegal: Illegal) -> Illegal:
 
 
 def carried_out(
-    actions: ArrayLike, mask: NDArray[np.bool_], illegal: Illegal, over: Array | bool = False
-) -> tuple[Array, NDArray[np.bool_]]:
+    actions: ArrayLike, mask: Bools, illegal: Illegal, over: Array | bool = False
+) -> tuple[Array, Bools]:
     """Actions that are carried out, and where those asked for are forbidden; all (N,).
 
     The first action that the mask, (N, A), allows stands in for one that it forbids. What episodes
@@ -195,7 +195,7 @@ class PricedEpisodes:
             hidden = hidden._replace(arms=missing)
         return start, price, round_price, budget, hidden
 
-    def _rewards(self, step: Step, forbidden: Array | bool) -> NDArray[np.float64]:
+    def _rewards(self, step: Step, forbidden: Array | bool) -> Floats:
         """Rewards of a step, (N,), given where an action was asked for that the mask forbids."""
         given = np.asarray(self.reward(step), np.float64)
         if given.shape != step.right.shape or not np.isfinite(given).all():

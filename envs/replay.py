@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process, granularity_of
 from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.process.features import FeatureTable
-from controller.process.lockstep import Array, Lockstep, Rows
+from controller.process.lockstep import Array, Bools, Lockstep, Rows, Singles
 from controller.segments.episodes import ESCALATE, REVISE, SegmentConfig, SegmentEpisodes
 from envs.draws import Hidden, Streams
 from envs.segments import SegmentTable
@@ -111,20 +110,18 @@ class Replay(ABC):
         return
 
     @abstractmethod
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bools:
         """Whether each episode has an answer, (N,)."""
 
     @abstractmethod
-    def right(self) -> NDArray[np.bool_]:
+    def right(self) -> Bools:
         """Whether the answer of each episode is right, (N,)."""
 
     def truth(self) -> Array:
         """What the critic of a training is told of references, and no policy, (N, K) numbers."""
         return np.zeros((len(self.start), 0))
 
-    def observe(
-        self, rows: Rows = None, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def observe(self, rows: Rows = None, out: Singles | None = None) -> Singles:
         """Observations; see `controller.process.features.FeatureTable.observe`."""
         return self._features.observe(self.episodes, rows, out)
 
@@ -258,11 +255,11 @@ class AttemptReplay(Replay):
         order[picked] = order[begin + used]
         return np.asarray(table.stream.ravel()[stream * longest + slot])
 
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bools:
         """Whether each episode has a leading answer, (N,)."""
         return np.asarray(self.episodes.leader >= 0)
 
-    def right(self) -> NDArray[np.bool_]:
+    def right(self) -> Bools:
         """Whether the leading answer of each episode is right, (N,)."""
         leader = self.episodes.leader
         known = self.table.answer_correct[self.start, np.maximum(leader, 0)]
@@ -358,10 +355,10 @@ class SegmentReplay(Replay):
         made = self.table.segments[self.node[rows]]
         self.episodes.force(rows, made["answer"], made["forced_tokens"])
 
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bools:
         """Whether each episode has an answer, (N,)."""
         return np.asarray(self.episodes.answer >= 0)
 
-    def right(self) -> NDArray[np.bool_]:
+    def right(self) -> Bools:
         """Whether the answer of each episode is right, (N,)."""
         return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)

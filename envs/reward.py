@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError
+from controller.process.lockstep import Bools, Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class LogUniform:
                 f"range: expected 0 < low <= high, found low={self.low!r}, high={self.high!r}"
             )
 
-    def at(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, uniform: Floats) -> Floats:
         """Values for numbers in [0, 1], same shape."""
         return np.asarray(self.low * (self.high / self.low) ** uniform)
 
-    def grid(self, count: int) -> NDArray[np.float64]:
+    def grid(self, count: int) -> Floats:
         """Evenly spaced on a log scale, both ends included, (count,)."""
         return np.geomspace(self.low, self.high, count)
 
@@ -59,16 +59,16 @@ class Step:
         rounds: round price x its serial rounds.
     """
 
-    right: NDArray[np.bool_]
-    wrong: NDArray[np.bool_]
-    compute: NDArray[np.float64]
-    rounds: NDArray[np.float64]
+    right: Bools
+    wrong: Bools
+    compute: Floats
+    rounds: Floats
 
 
-Reward = Callable[[Step], NDArray[np.float64]]
+Reward = Callable[[Step], Floats]
 """From a step of N episodes to N rewards."""
 
 
-def utility(step: Step) -> NDArray[np.float64]:
+def utility(step: Step) -> Floats:
     """1 for a right final answer, less what the step's compute and rounds are worth; (N,)."""
     return step.right - step.compute - step.rounds

@@ -22,7 +22,7 @@ from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.policy.readouts import Readout
 from controller.process.cost import Usage
 from controller.process.episodes import LEAST_LOGPROB
-from controller.process.lockstep import Ints
+from controller.process.lockstep import Bools, Floats, Ints
 from controller.process.types import ModelSpec, Question
 from controller.segments.episodes import SEGMENT, SIGNALS
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
@@ -160,7 +160,7 @@ class SegmentTable(QuestionTable):
         return np.repeat(np.arange(len(self)), np.diff([*self.root, len(self.rows)]))
 
     @cached_property
-    def values(self) -> NDArray[np.float64]:
+    def values(self) -> Floats:
         """Share of right answers below each node, over the small model's draws, (M,).
 
         Where nothing follows, the answer there counts. Draws count alike at every prefix, so what
@@ -177,7 +177,7 @@ class SegmentTable(QuestionTable):
         return values
 
     @cached_property
-    def success_rates(self) -> NDArray[np.float64]:
+    def success_rates(self) -> Floats:
         """Share of right answers by model, when either writes whole attempts, (Q, R)."""
         shape = self.num_questions, self.num_attempts
         rates = [self.values[self.root].reshape(shape).mean(1)]
@@ -186,7 +186,7 @@ class SegmentTable(QuestionTable):
             rates.append(self.right(np.arange(len(self)), ended).reshape(shape).mean(1))
         return np.stack(rates, 1)
 
-    def right(self, trees: Ints, nodes: Ints) -> NDArray[np.bool_]:
+    def right(self, trees: Ints, nodes: Ints) -> Bools:
         """Whether the answers at nodes of some attempts are right, (n,)."""
         answer = self.segments["answer"][nodes]
         known = self.answer_correct[self.question[trees], np.maximum(answer, 0)]

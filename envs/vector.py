@@ -8,11 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import ConfigError, IllegalActionError, check_range
 from controller.granularity import Process
-from controller.process.lockstep import Array
+from controller.process.lockstep import Array, Bools
 from envs.draws import (
     Illegal,
     PricedEpisodes,
@@ -79,14 +78,14 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
+        self.num_envs = num_envs
+        check_range(self, ("num_envs",), least=1)
         if max_episode_steps is not None and (max_episode_steps % 1 or max_episode_steps < 1):
             expected = "a whole number from 1, or None"
             raise ConfigError(f"max_episode_steps: expected {expected}, found {max_episode_steps}")
         self._agree(config, prices, round_prices, budgets, reward, illegal)
         replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
-        self.replay, self.num_envs, self.hide_signals = replay, num_envs, hide_signals
+        self.replay, self.hide_signals = replay, hide_signals
         self.actions, self.num_features = config.actions.names, replay.num_features
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -144,7 +143,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         self.replay.begin(rows, start, price, budget, round_price=round_price, hidden=hidden)
         self._over[rows], self._elapsed[rows] = False, 0
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> Bools:
         """Allowed actions now, (N, A)."""
         return self._mask
 
@@ -187,7 +186,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
             info["illegal"] = forbidden
         return observation, rewards, terminated, truncated, info
 
-    def _rest(self) -> NDArray[np.bool_]:
+    def _rest(self) -> Bools:
         """Begin again what was over before this step; (N,)."""
         if self._streams is None:
             raise IllegalActionError("step: expected a reset first, found none")
@@ -230,7 +229,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
             **{f"episodes/{k}": v.copy() for k, v in _arrays(self.replay.episodes).items()},
         }
 
-    def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
+    def restore(self, state: dict[str, Array]) -> tuple[Array, Bools]:
         """Go back to a `state`; returns observations (N, D) and masks (N, A).
 
         Raises:

@@ -15,7 +15,6 @@ pass over the attempts and no training of the model.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,9 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from controller.backends.base import Request, run_now
@@ -54,9 +51,8 @@ from controller.backends.local.model import (
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import REVISER, revision_messages
 from controller.errors import ConfigError
-from controller.files import write_atomically
 from controller.process.actions import ActionKind
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Bools, Floats, Ints, Singles
 from controller.process.types import Question
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet, tables_digest
@@ -69,7 +65,7 @@ from training.learn.calibration import (
     fit_state_readout,
 )
 from training.learn.difficulty import FOLDS, fold_of
-from training.learn.resume import has_state, load_state, save_state
+from training.learn.resume import has_state, load_state, made_in_parts, save_state, work_directory
 from training.learn.threads import limit_threads
 
 Example = dict[str, Any]
@@ -240,8 +236,7 @@ def train_reviser(
 
     config = config or ReviserConfig()
     local = _asked_as_recorded(_loaded(base), traces)
-    learnt = repr((config, local.digest, local.prompt, tables_digest(traces.path)))
-    state = out / "training" / hashlib.sha256(learnt.encode()).hexdigest()[:16]
+    state = work_directory(out, config, local.digest, local.prompt, tables_digest(traces.path))
     examples = list(revision_examples(traces, "train", worked_solutions, config, local))
     if not examples:
         raise ConfigError(
@@ -315,7 +310,7 @@ class Lesson:
     """A question with its worked solution: L tokens, and how much each counts, (L,)."""
 
     tokens: tuple[int, ...]
-    weights: NDArray[np.float32]
+    weights: Singles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,9 +318,9 @@ class Graded:
     """n attempts, `right` (n,), `logprobs` (n, 2) and number of the `question`, (n,), in order."""
 
     texts: list[Encoded]
-    right: NDArray[np.bool_]
+    right: Bools
     logprobs: Floats
-    question: NDArray[np.int64]
+    question: Ints
 
 
 def lesson(
@@ -473,10 +468,6 @@ def _measured(probability: Floats, graded: Graded) -> dict[str, float]:
     }
 
 
-_AT_ONCE = 128
-"""Attempts whose states are kept together: what an interruption may cost."""
-
-
 def train_readout(
     base: str | Path | ModelPlace,
     traces: TraceSet,
@@ -510,21 +501,18 @@ def train_readout(
                 "right; call the model as the set does: --model NAME=PLACE"
             )
     read = sum(len(part.texts) for part in parts)
-    kept = out / "training" / f"{local.digest}-{tables_digest(traces.path)[:16]}-{samples}"
-    states, done = [], 0
-    for number, part in enumerate(parts):
-        rows = []
-        for begin in range(0, len(part.texts), _AT_ONCE):
-            file = kept / f"{number}-{begin}.safetensors"
-            if not file.exists():
-                made = attempt_states(local.model, part.texts[begin : begin + _AT_ONCE])
-                kept.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, partial(save_file, {"states": made}))
-            rows.append(load_file(file)["states"])
-            done += len(rows[-1])
-            progress(done, read)
-        states.append(torch.cat(rows))
+    work = work_directory(out, local.digest, tables_digest(traces.path), samples)
+
+    def states_of(part: Graded, name: str, before: int) -> Tensor:
+        return made_in_parts(
+            len(part.texts),
+            work / name,
+            lambda rows: attempt_states(local.model, part.texts[rows]),
+            lambda done: progress(before + done, read),
+        )
+
     known, new = parts
+    states = states_of(known, "train", 0), states_of(new, "validation", len(known.texts))
     fold = fold_of(int(known.question.max()) + 1, FOLDS)[known.question]
     fitted = fit_state_readout(states[0].double().numpy(), known.right, known.question, fold)
     keys = {prompt_key(text): place for text, place in zip(known.texts, fold, strict=True)}
@@ -551,17 +539,11 @@ def measure_reviser(
     of = {question.question_id: question for question in recorded.questions}
     answered = [a for a in recorded.attempts if a.answer is not None and a.text is not None]
     parents = list({a.question_id: a for a in reversed(answered)}.values())[:attempts]
-    backend = LocalBackend(
-        local, max_new_tokens=traces.models([local.name])[0].max_new_tokens or 192
+    longest = traces.models([local.name])[0].max_new_tokens or 192
+    again = (
+        Request(question=of[a.question_id], action=ActionKind.REVISE, parent=a) for a in parents
     )
-    made = run_now(
-        backend.attempts(
-            [
-                Request(question=of[a.question_id], action=ActionKind.REVISE, parent=a)
-                for a in parents
-            ]
-        )
-    )
+    made = run_now(LocalBackend(local, max_new_tokens=longest).attempts([*again]))
     grade = partial(map, lambda a: KindGrader().is_right(of[a.question_id], a.answer))
     before, after = (np.array([*grade(each)], bool) for each in (parents, made))
     places = {name: q for q, name in enumerate(recorded.table.question_ids)}

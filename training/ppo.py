@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork, mlp
+from controller.process.lockstep import Array, Singles
 from envs.vector import ComputeVectorEnv
 from training.learn.config import LEARNERS, PPOConfig
 from training.learn.resume import load_state, save_state
@@ -428,7 +427,7 @@ def register_learner(name: str, make: Callable[[ComputeVectorEnv, PPOConfig], PP
 LEARNERS["ppo"] = PPO
 
 
-def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _tensors(observation: Singles, mask: Array) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(observation), torch.from_numpy(mask).bool()
 
 

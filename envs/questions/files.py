@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from controller.answers import UNNAMED, UNSTATED, AnswerKind, answer_kind
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
@@ -77,6 +79,23 @@ def kinds_of(manifest: Mapping[str, Any], datasets: Iterable[str]) -> list[Answe
         name = named.get(dataset) if isinstance(named, Mapping) else named
         kinds[dataset] = _kind(name, f"trace.json, data set {dataset!r}")
     return [kinds[dataset] for dataset in datasets]
+
+
+def stored_questions(table: pa.Table, manifest: Mapping[str, Any]) -> tuple[Question, ...]:
+    """Questions of a trace set's table, their kinds of answers as `trace.json` says."""
+    rows = table.to_pylist()
+    kinds = kinds_of(manifest, (row.get("dataset") or "" for row in rows))
+    return tuple(
+        Question(
+            question_id=row["question_id"],
+            text=row.get("question") or "",
+            dataset=row.get("dataset") or "",
+            reference=row.get("reference"),
+            level=row.get("level"),
+            answers=kind.name,
+        )
+        for row, kind in zip(rows, kinds, strict=True)
+    )
 
 
 def only_kind(manifest: Mapping[str, Any]) -> str:

@@ -19,19 +19,14 @@ class Grader(Protocol):
 class KindGrader:
     """Right if answer and reference are the same, as the kind of the question's answers says.
 
-    `answers` is the kind for questions that name none.
-
     >>> question = Question(question_id="q", text="3 * 4 =", reference="12")
     >>> KindGrader().is_right(question, "12.0"), KindGrader().is_right(question, None)
     (True, False)
     """
 
-    def __init__(self, answers: str = UNSTATED) -> None:
-        self._answers = answers
-
     def is_right(self, question: Question, answer: str | None) -> bool:
         """See `Grader.is_right`."""
-        return is_right(answer_kind(question.answers or self._answers), answer, question.reference)
+        return is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
 
 
 class RecordedGrader:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.policy.difficulty import Reads
-from controller.process.lockstep import Array
+from controller.process.lockstep import Array, Bools, Floats, Ints, Singles
 from controller.process.wording import shape_features, text_features
 
 
@@ -32,10 +31,10 @@ class QuestionTable:
     """
 
     question_ids: tuple[str, ...]
-    levels: NDArray[np.int64]
-    hidden: NDArray[np.float32] | None
+    levels: Ints
+    hidden: Singles | None
     texts: pa.ChunkedArray | None = None
-    answer_correct: NDArray[np.bool_]
+    answer_correct: Bools
     answers: tuple[tuple[str, ...], ...]
 
     @property
@@ -43,7 +42,7 @@ class QuestionTable:
         """Q."""
         return len(self.question_ids)
 
-    def features(self, reads: Reads) -> NDArray[np.float32] | None:
+    def features(self, reads: Reads) -> Singles | None:
         """What difficulty is read from, (Q, H); None if it was not recorded."""
         if self.texts is None or (reads == "prompt" and self.hidden is None):
             return None
@@ -53,7 +52,7 @@ class QuestionTable:
             return self._shapes
         return np.concatenate([self.hidden, self._shapes], 1)
 
-    def read(self, readings: Sequence[Callable[[str], float]]) -> NDArray[np.float64]:
+    def read(self, readings: Sequence[Callable[[str], float]]) -> Floats:
         """What functions tell of each question's text, (Q, F); each is read once.
 
         Raises:
@@ -77,22 +76,22 @@ class QuestionTable:
         return columns.reshape(len(readings), self.num_questions).T
 
     @cached_property
-    def _read(self) -> dict[Callable[[str], float], NDArray[np.float64]]:
+    def _read(self) -> dict[Callable[[str], float], Floats]:
         return {}
 
     @cached_property
-    def _words(self) -> NDArray[np.float32]:
+    def _words(self) -> Singles:
         return np.stack([*map(text_features, self._wordings)])
 
     @cached_property
-    def _shapes(self) -> NDArray[np.float32]:
+    def _shapes(self) -> Singles:
         return np.stack([*map(shape_features, self._wordings)])
 
     @property
     def _wordings(self) -> list[str]:
         return [] if self.texts is None else self.texts.to_pylist()
 
-    def _of(self, questions: NDArray[np.int64]) -> dict[str, Any]:
+    def _of(self, questions: Ints) -> dict[str, Any]:
         """These fields for some questions, (q,) positions."""
         return {
             "question_ids": tuple(self.question_ids[q] for q in questions),
@@ -136,7 +135,7 @@ def column(table: pa.Table | pa.RecordBatch, name: str, default: float | str) ->
 
 def number_answers(
     question: Array, code: Array, correct: Array, texts: list[str], num_questions: int
-) -> tuple[Array, NDArray[np.bool_], tuple[tuple[str, ...], ...]]:
+) -> tuple[Array, Bools, tuple[tuple[str, ...], ...]]:
     """Answers numbered within each question as they appear.
 
     Args:

@@ -9,10 +9,9 @@ import numpy as np
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
-from controller.process.lockstep import Array
+from controller.process.lockstep import Array, Bools, Singles
 from envs.draws import (
     PENALTY,
     Illegal,
@@ -59,7 +58,7 @@ class _OverSessions:
         return reward - PENALTY * (forbidden & (self.illegal == "penalty")), over
 
 
-class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
+class SessionEnv(_OverSessions, gymnasium.Env[Singles, np.int64]):
     """One session per episode: a decision before the first question, then one for each.
 
     ## Action Space
@@ -102,7 +101,7 @@ class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Singles, dict[str, Any]]:
         """Start a session.
 
         Args:
@@ -121,13 +120,11 @@ class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
         self._over = False
         return self.replay.observe()[0], self._info()
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> Bools:
         """Allowed actions now, (A,)."""
         return self.replay.mask()[0]
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Singles, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
 
         Raises:

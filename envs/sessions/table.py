@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import ConfigError, TraceFormatError
-from controller.process.lockstep import Array, Bools, Floats
+from controller.process.lockstep import Array, Bools, Floats, Ints, Singles
 from envs.draws import Streams, refuse_unknown
 from envs.reward import LogUniform
 from envs.traces.derive import cost_model
@@ -49,7 +49,7 @@ class SessionTable:
 
     contexts: tuple[str, ...]
     kinds: tuple[str, ...]
-    kind: NDArray[np.int64]
+    kind: Ints
     lengths: Floats
     right: Bools
     cost: Floats
@@ -289,7 +289,7 @@ class Sessions:
         allowed[:, LOOK_UP] = self.noted()
         return allowed
 
-    def observe(self) -> NDArray[np.float32]:
+    def observe(self) -> Singles:
         """What a policy sees, (N, F); nothing of it is computed from a reference."""
         table, e = self.table, self.expected
         kinds = table.kind[self.context][:, None] == np.arange(len(table.kinds))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.backends.prices import listed
 from controller.errors import ConfigError
@@ -16,6 +15,7 @@ from controller.process.actions import Tier
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import THINKING
+from controller.process.lockstep import Ints
 from controller.process.menu import Arm, menu_of
 from controller.process.types import ModelSpec, Rates
 from controller.segments.episodes import SegmentConfig
@@ -24,8 +24,6 @@ from envs.replay import AttemptReplay
 from envs.segments import SegmentTable, SegmentTraces
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
-
-Ints = NDArray[np.signedinteger]
 
 ASSUMED_TOKEN_COST = 20.0
 """Small-model tokens that a token of a large model of unknown size is taken to cost."""

@@ -25,6 +25,7 @@ from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_atomically
+from controller.process.lockstep import Floats
 from controller.process.menu import Arm, menu_of
 from controller.process.types import AdapterSpec, ModelSpec, Rates
 
@@ -229,7 +230,7 @@ class TraceSet:
 
         Least squares without a constant; of a prompt the tokens that were not cached.
         """
-        sums: defaultdict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, 3)))
+        sums: defaultdict[str, Floats] = defaultdict(lambda: np.zeros((3, 3)))
         taken = {"dollars": "cost_usd"}.get(unit, unit)
         if taken not in self.stored.schema.names:
             return {}
@@ -251,10 +252,7 @@ class TraceSet:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
         specs = (model_spec(self.manifest, model, rung) for rung, model in enumerate(ladder))
         return tuple(
-            replace(
-                spec,
-                max_new_tokens=spec.max_new_tokens or held[spec.name].longest,
-            )
+            replace(spec, max_new_tokens=spec.max_new_tokens or held[spec.name].longest)
             for spec in specs
         )
 
@@ -274,7 +272,7 @@ class TraceSet:
         return next((name for name, entry in told.items() if entry.get("verifies")), None)
 
 
-def _fitted(products: NDArray[np.float64]) -> Rates:
+def _fitted(products: Floats) -> Rates:
     """Rates by sums of products of prompt tokens, written tokens and what they took, (3, 3)."""
     from scipy.optimize import nnls
 

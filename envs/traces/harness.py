@@ -15,15 +15,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from controller.answers import is_one_of, read_answer, right_answers
-from envs.records import Record
-from envs.traces.logs import (
-    FAILED,
-    Log,
-    Row,
-    conversation,
-    message_text,
-    scored,
-)
+from envs.records import Record, Row
+from envs.traces.logs import FAILED, Log, conversation, message_text, scored
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d[-.:\d]+)\.jsonl?")
 

@@ -26,7 +26,7 @@ from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_json
 from controller.process.types import CUT
 from envs.questions.files import split_of, wording_digest
-from envs.records import Record, read_records
+from envs.records import Record, Row, read_records
 from envs.traces import summary
 from envs.traces.format import (
     ARM,
@@ -39,7 +39,7 @@ from envs.traces.format import (
     TableWriter,
     tables_digest,
 )
-from envs.traces.logs import COLUMNS, REFERENCES, ImportOptions, Log, Row, checked
+from envs.traces.logs import COLUMNS, REFERENCES, ImportOptions, Log, checked
 from envs.traces.readers import TABLE, attempts_of, source_of
 from envs.traces.summary import Group, KnownModel
 

@@ -18,10 +18,8 @@ from controller.errors import ConfigError, TraceFormatError
 from controller.process.actions import ACTIONS, REVISING
 from controller.process.types import CUT
 from envs.questions.files import SPLITS
-from envs.records import Record, read_records
+from envs.records import Record, Row, read_records
 from envs.traces.format import ARM, VARIANT
-
-Row = dict[str, Any]
 
 TRUTHS = dict.fromkeys(
     ("1", "1.0", "true", "yes", "c", "pass", "passed", "correct", "right"), True

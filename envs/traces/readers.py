@@ -18,20 +18,9 @@ from typing import Any, NamedTuple
 
 from controller.backends.openai.tokens import counted
 from controller.errors import ConfigError, TraceFormatError
-from envs.records import Record, read_records
+from envs.records import Record, Row, read_records
+from envs.traces import harness
 from envs.traces.format import ARM, VARIANT
-from envs.traces.harness import (
-    details_attempts,
-    harness_attempts,
-    inspect_attempts,
-    inspect_entries,
-    program_attempts,
-    program_entries,
-    scenario_attempts,
-    scenario_entries,
-    simple_attempts,
-    simple_entries,
-)
 from envs.traces.logs import (
     COLUMNS,
     FAILED,
@@ -40,7 +29,6 @@ from envs.traces.logs import (
     SLOT,
     ImportOptions,
     Log,
-    Row,
     conversation,
     is_chat,
     is_message,
@@ -177,6 +165,16 @@ def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
             raise record.error(name, f"a list of {len(some)}, one for each {first}", row[name])
     for entries in zip(*lists.values(), strict=True):
         yield from _one_by_one(record, row | dict(zip(lists, entries, strict=True)), log)
+
+
+def table_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """The row, or the rows of a table in one object, as MLflow, wandb and pandas write it."""
+    names, cells = row.get("columns"), row.get("data")
+    if not (isinstance(names, list) and isinstance(cells, list)):
+        yield "", row
+        return
+    for number, entry in enumerate(cells, start=1):
+        yield f"data {number}", dict(zip(names, entry, strict=True))
 
 
 def _are_replies(chat: list[Any]) -> bool:
@@ -503,7 +501,8 @@ class Source(NamedTuple):
 
     Attributes:
         attempts: of one entry.
-        entries: of one record, by the name of the place where each stands; None for itself alone.
+        entries: of one record, by the name of the place where each stands, "" for its own; None
+            for itself alone.
     """
 
     name: str
@@ -513,24 +512,29 @@ class Source(NamedTuple):
 
 
 SOURCES = (
-    Source("lm-evaluation-harness", {"doc", "resps"}, harness_attempts),
-    Source("lighteval", {"doc", "model_response", "metric"}, details_attempts),
+    Source("lm-evaluation-harness", {"doc", "resps"}, harness.harness_attempts),
+    Source("lighteval", {"doc", "model_response", "metric"}, harness.details_attempts),
     Source("allot serve", {"event", "logger"}, served_attempts),
-    Source("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts),
-    Source("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
+    Source("inspect_ai", {"epoch", "target", "scores"}, harness.inspect_attempts),
+    Source("inspect_ai", {"eval", "status"}, harness.inspect_attempts, harness.inspect_entries),
     Source("OpenAI batch", {"custom_id", "response"}, batch_attempts),
     Source("Anthropic batch", {"custom_id", "result"}, batch_attempts),
     Source("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts),
     Source("verifiers", {"example_id", "completion", "reward"}, rollout_attempts),
     Source("verifiers", {"prompt", "completion", "reward", "task"}, rollout_attempts),
     Source("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
-    Source("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
-    Source("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
-    Source("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
+    Source(
+        "HELM",
+        {"adapter_spec", "request_states"},
+        harness.scenario_attempts,
+        harness.scenario_entries,
+    ),
+    Source("simple-evals", {"htmls", "convos"}, harness.simple_attempts, harness.simple_entries),
+    Source("EvalPlus", {"eval", "hash"}, harness.program_attempts, harness.program_entries),
     Source("OpenAI evals", {"event_id", "sample_id", "data"}, event_attempts),
 )
 
-TABLE = Source("table", set(), table_attempts)
+TABLE = Source("table", set(), table_attempts, table_entries)
 
 
 def source_of(record: Record) -> Source:
@@ -565,25 +569,11 @@ def _spelled_objects(row: Row, options: ImportOptions) -> Row:
     return {name: json.loads(cell) for name, cell in cells.items() if isinstance(cell, str)}
 
 
-def _table_rows(record: Record) -> Iterator[tuple[str, Row]]:
-    """The record, or the rows of a table in one object, as MLflow, wandb and pandas write it."""
-    names, cells = record.row.get("columns"), record.row.get("data")
-    if not (isinstance(names, list) and isinstance(cells, list)):
-        yield record.place, record.row
-        return
-    for number, row in enumerate(cells, start=1):
-        yield f"data {number}", dict(zip(names, row, strict=True))
-
-
 def _entries(source: Source, record: Record, options: ImportOptions) -> Iterator[Record]:
-    if source is TABLE:
-        for place, told in _table_rows(record):
-            row = told | _spelled_objects(told, options)
+    """Entries of a record; those of tables without objects in them."""
+    for place, row in source.entries(record.row) if source.entries else [("", record.row)]:
+        if source is TABLE:
+            row = row | _spelled_objects(row, options)
             nested = any(isinstance(value, (dict, list)) for value in row.values())
-            yield replace(record, place=place, row=flattened(row) if nested else row)
-        return
-    if source.entries is None:
-        yield record
-        return
-    for place, row in source.entries(record.row):
-        yield Record(path=record.path, place=place, row=row)
+            row = flattened(row) if nested else row
+        yield replace(record, place=place or record.place, row=row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -13,7 +14,7 @@ from controller.backends.recorded import ReplayBackend
 from controller.process.actions import REVISING, ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Attempt, Question
-from envs.questions.files import kinds_of
+from envs.questions.files import stored_questions
 from envs.questions.grader import RecordedGrader
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
@@ -65,27 +66,12 @@ def recorded(
     traces: Any, table: Any, backend: Any, attempts: tuple[Attempt, ...] = ()
 ) -> Recorded[Any, Any]:
     """What there is of a set of either granularity, given its table and the backend over it."""
-    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
-    datasets = [row.get("dataset") or "" for row in rows.values()]
-    kinds = dict(zip(rows, kinds_of(traces.manifest, datasets), strict=True))
-    questions = tuple(
-        Question(
-            question_id=question_id,
-            text=rows[question_id].get("question") or "",
-            dataset=rows[question_id].get("dataset") or "",
-            reference=rows[question_id].get("reference"),
-            level=rows[question_id].get("level"),
-            answers=kinds[question_id].name,
-        )
-        for question_id in table.question_ids
-    )
+    stored = stored_questions(traces.questions, traces.manifest)
+    questions = {question.question_id: question for question in stored}
     verdicts = zip(table.question_ids, table.answers, table.answer_correct, strict=True)
-    right = {
-        question_id: frozenset(a for a, is_right in zip(answers, known, strict=False) if is_right)
-        for question_id, answers, known in verdicts
-    }
+    right = {name: frozenset(compress(answers, known)) for name, answers, known in verdicts}
     return Recorded(
-        questions=questions,
+        questions=tuple(questions[name] for name in table.question_ids),
         backend=backend,
         grader=RecordedGrader(right),
         table=table,

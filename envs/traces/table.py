@@ -18,7 +18,7 @@ from controller.answers import AnswerKind, first_same
 from controller.errors import TraceFormatError
 from controller.process.actions import REVISING
 from controller.process.episodes import LEAST_LOGPROB
-from controller.process.lockstep import Array
+from controller.process.lockstep import Array, Bools, Floats, Ints
 from controller.process.types import CUT
 from envs.questions.files import kinds_of
 from envs.questions.table import QuestionTable, column, number_answers, question_fields
@@ -60,9 +60,9 @@ class TraceTable(QuestionTable):
     """
 
     datasets: tuple[str, ...]
-    prompt_tokens: NDArray[np.int64]
+    prompt_tokens: Ints
     stream: NDArray[np.int32]
-    stream_length: NDArray[np.int64]
+    stream_length: Ints
     attempts: NDArray[np.void]
     revisers: tuple[int, ...]
     children: NDArray[np.int32]
@@ -87,7 +87,7 @@ class TraceTable(QuestionTable):
         return of
 
     @cached_property
-    def success_rates(self) -> NDArray[np.float64]:
+    def success_rates(self) -> Floats:
         """Share of recorded independent attempts that are right, (Q, R)."""
         return np.asarray(self.right(self.stream).sum(2) / self.stream_length)
 
@@ -99,7 +99,7 @@ class TraceTable(QuestionTable):
     def __len__(self) -> int:
         return len(self.question_ids)
 
-    def question_of(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def question_of(self, starts: Ints) -> Ints:
         """Question of each place that an episode can start at: the same here, (n,)."""
         return starts
 
@@ -108,11 +108,11 @@ class TraceTable(QuestionTable):
         """Attempts per question that are decided inside: each is one decision here."""
         return 1
 
-    def starts(self, repeats: int) -> NDArray[np.int64]:
+    def starts(self, repeats: int) -> Ints:
         """Where to begin to play every question `repeats` times, (Q * repeats,)."""
         return np.repeat(np.arange(len(self)), repeats)
 
-    def right(self, attempts: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def right(self, attempts: NDArray[np.integer]) -> Bools:
         """Whether attempts of each question, (Q, ...) with -1 for none, are right."""
         places = np.maximum(attempts, 0)
         answer = self.attempts["answer"][places]
@@ -120,7 +120,7 @@ class TraceTable(QuestionTable):
         known = self.answer_correct[question, np.maximum(answer, 0)]
         return np.asarray(known & (answer >= 0) & (attempts >= 0))
 
-    def take(self, questions: NDArray[np.int64]) -> TraceTable:
+    def take(self, questions: Ints) -> TraceTable:
         """The same with these questions alone, (q,) positions; attempts keep their places."""
         return replace(
             self,

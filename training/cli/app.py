@@ -19,16 +19,8 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.process.terms import Terms
 from controller.server.config import ServeConfig
+from training.cli import traces
 from training.cli.flags import Json, Seed, flag, with_flags
-from training.cli.traces import (
-    cost,
-    evaluate_models,
-    import_,
-    read,
-    record,
-    train_adapter,
-    verify,
-)
 from training.cli.train import dashboard, dashed, evaluate, explain, report, shadow_, train
 
 
@@ -110,10 +102,7 @@ def answer(
         under = str(config.segment_controller.resolve()), config.segment_price
         checkpoint = replace(checkpoint, segment_controller=under)
     loaded = Controller.load(
-        checkpoint,
-        models=config.models.all,
-        mean_cost=config.mean_cost,
-        accuracy=config.accuracy,
+        checkpoint, models=config.models.all, mean_cost=config.mean_cost, accuracy=config.accuracy
     )
     console = Console()
     with loaded:
@@ -185,18 +174,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, about, verb, run in (
-    ("models", "The recorded language models.", "evaluate", evaluate_models),
-    ("adapters", "Revisers and verifiers of models.", "train", train_adapter),
+    ("models", "The recorded language models.", "evaluate", traces.evaluate_models),
+    ("adapters", "Revisers and verifiers of models.", "train", traces.train_adapter),
 ):
     group = typer.Typer(help=about, no_args_is_help=True)
     group.callback()(lambda: None)  # keeps the name of the only command
     group.command(verb)(run)
     app.add_typer(group, name=name)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-app.command()(record)
-for name, renamed in (("shadow", shadow_), ("import", import_)):
+app.command()(traces.record)
+for name, renamed in (("shadow", shadow_), ("import", traces.import_)):
     app.command(name)(renamed)
-for named in (serve, playground, key, status, cost, read, verify):
+for named in (serve, playground, key, status, traces.cost, traces.read, traces.verify):
     app.command()(named)
 for command in (evaluate, report, dashboard, explain, answer):
     app.command()(command)

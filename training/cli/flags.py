@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.field_notes import field_notes
 
 if TYPE_CHECKING:
@@ -144,18 +144,22 @@ class RayOptions:
     """A cluster to work on.
 
     Attributes:
-        ray: work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.
+        ray: work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one; empty
+            for this process alone.
         worker_cpus: CPUs of each worker.
     """
 
-    ray: str | None = flag(None, metavar="ADDRESS")
+    ray: str = flag("", metavar="ADDRESS", show_default=False)
     worker_cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("worker_cpus",), least=0)
 
     def cluster(self, workers: int | None = None, gpus: float = 0.0) -> Cluster | None:
         """The cluster, or None for this process."""
         from training.record.cluster import Cluster
 
-        if self.ray is None:
+        if not self.ray:
             return None
         return Cluster(address=self.ray, workers=workers, cpus=self.worker_cpus, gpus=gpus)
 

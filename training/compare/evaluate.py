@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import ConfigError
@@ -30,7 +29,7 @@ from controller.policy.rules import (
 )
 from controller.process.cost import TOKENS
 from controller.process.episodes import EpisodeConfig
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Floats, Ints
 from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
@@ -88,7 +87,7 @@ class Comparison:
     settings: dict[str, list[str]] = field(default_factory=dict)
     expected: dict[str, Floats] = field(default_factory=dict)
     oracles: dict[str, list[Played]] = field(default_factory=dict)
-    levels: NDArray[np.int64]
+    levels: Ints
     promises: Promises | None = None
     seeds: Floats
     others: tuple[str, ...] = ()
@@ -330,13 +329,14 @@ class _Contest:
         if known is None:
             return
         paying = replace(self.config, reads_prompt=read.line is not None)
-        self.add("logistic router", routers(self.config), paying, known)
-        network = self._on_both(read.network)
-        if network is not None:
-            self.add("network router", routers(self.config), paying, network)
-        near = neighbours(self.tuning, self.test)
-        if near is not None:
-            self.add("kNN router", routers(self.config), paying, near)
+        told = {
+            "logistic router": known,
+            "network router": self._on_both(read.network),
+            "kNN router": neighbours(self.tuning, self.test),
+        }
+        for family, difficulty in told.items():
+            if difficulty is not None:
+                self.add(family, routers(self.config), paying, difficulty)
         blind = replace(self.config, reads_prompt=False)
         wording = self._on_both(stack(read.wording, outcomes))
         self.add("wording router", routers(self.config), blind, wording)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.backends.architecture import Architecture, Hardware
 from controller.backends.places import ModelPlace
@@ -16,6 +15,7 @@ from controller.backends.prices import listed
 from controller.errors import ConfigError
 from controller.process.actions import REVISING
 from controller.process.episodes import calibrated, score_weight
+from controller.process.lockstep import Bools, Floats
 from controller.process.types import Rates
 from envs.traces.derive import cost_model, derive_config, known_rates
 from envs.traces.format import TraceSet
@@ -39,17 +39,17 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
     """
     models = traces.models()
     table = build_table(traces, [split], [model.name for model in models])
-    columns: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, Floats] = {}
     for model in models:
         columns |= _model_columns(table, model.rung, model.name)
     datasets = np.array(table.datasets)
     everything = np.ones(len(table), bool)
 
-    def row(name: str, value: Any, where: NDArray[np.bool_]) -> dict[str, Any]:
+    def row(name: str, value: Any, where: Bools) -> dict[str, Any]:
         shares = {column: float(values[where].mean()) for column, values in columns.items()}
         return {name: value, "questions": int(where.sum()), **shares}
 
-    def rows(name: str, groups: Mapping[Any, NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    def rows(name: str, groups: Mapping[Any, Bools]) -> list[dict[str, Any]]:
         return [row(name, v, where) for v, where in groups.items() if where.sum() >= FEWEST]
 
     levels = {int(v): table.levels == v for v in np.unique(table.levels)}
@@ -135,7 +135,7 @@ def _verifier(table: TraceTable, rung: int = 0) -> dict[str, Any]:
     }
 
 
-def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray[np.float64]]:
+def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, Floats]:
     length = int(table.stream_length[:, rung].min())
     places = table.stream[:, rung, :length]  # (Q, k)
     answers, right = table.attempts["answer"][places], table.right(places)

@@ -17,7 +17,7 @@ from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
-from envs.traces.logs import Row
+from envs.records import Row
 from training.compare.summary import Bootstrap
 
 Right = Callable[[Question, str | None], bool | None]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from controller.process.episodes import EpisodeConfig, log_odds
 from controller.process.features import quotient
-from controller.process.lockstep import Array, Floats, chance
+from controller.process.lockstep import Array, Bools, Floats, Ints, chance
 from envs.traces.derive import enough
 from envs.traces.table import TraceTable
 from training.learn.difficulty import FOLDS, fold_of
@@ -23,9 +22,7 @@ _LEAST_FACTOR = 1e-3
 """Of log-odds of judgements that tell nothing, so that others can be divided by it."""
 
 
-def calibrate(
-    judged: Floats, logprobs: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]
-) -> Tensor:
+def calibrate(judged: Floats, logprobs: Floats, right: Bools, question: Ints) -> Tensor:
     """Calibration of a verifier, see `controller.backends.local.adapters.probability`.
 
     Args:
@@ -88,7 +85,7 @@ def _judgements(table: TraceTable, config: EpisodeConfig) -> tuple[Floats, Array
     return inputs, table.right(table.stream)[table.stream >= 0][judged], question[judged]
 
 
-def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:
+def _platt(inputs: Floats, right: Bools) -> Floats:
     """See `EpisodeConfig.verifier_calibration`; scores as they are where nothing is to be learnt.
 
     Source: Platt 1999, with a ridge on how arms differ.
@@ -139,9 +136,7 @@ def with_tie_breaks(train: TraceTable, config: EpisodeConfig) -> EpisodeConfig:
     return replace(config, tie_breaks=tuple(numbers.tolist()))
 
 
-def _pairs(
-    right: NDArray[np.bool_], question: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Floats]:
+def _pairs(right: Bools, question: Ints) -> tuple[Ints, Floats]:
     """All pairs of a right and a wrong attempt at one question, (pairs, 2), and their weights.
 
     Each question weighs the same; all weights add up to 1.
@@ -158,7 +153,7 @@ def _pairs(
 
 
 def _loss(
-    weights: Floats, features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats
+    weights: Floats, features: Floats, right: Bools, ahead: Floats, weight: Floats
 ) -> tuple[float, Floats]:
     """How badly a score says how likely attempts are right and ranks them, and the gradient.
 
@@ -178,9 +173,7 @@ _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """To choose from by the loss on held-out questions."""
 
 
-def fit_state_readout(
-    states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64], fold: NDArray[np.int64]
-) -> Floats:
+def fit_state_readout(states: Floats, right: Bools, question: Ints, fold: Ints) -> Floats:
     """Weights of a score of hidden states, (n, F), and its constant; see `calibrate`.
 
     Returns:
@@ -189,12 +182,12 @@ def fit_state_readout(
     mean, scale = states.mean(0), states.std(0) + 1e-6
     inputs = np.column_stack([(states - mean) / scale, np.ones(len(states))])
 
-    def known(rows: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_], Floats, Floats]:
+    def known(rows: Bools) -> tuple[Floats, Bools, Floats, Floats]:
         mine = inputs[rows]
         pairs, weight = _pairs(right[rows], question[rows])
         return mine, right[rows], mine[pairs[:, 0]] - mine[pairs[:, 1]], weight
 
-    def fitted(rows: NDArray[np.bool_], ridge: float) -> Floats:
+    def fitted(rows: Bools, ridge: float) -> Floats:
         of = known(rows)
 
         def loss(weights: Floats) -> tuple[float, Floats]:
@@ -217,7 +210,7 @@ def fit_state_readout(
     return np.column_stack([per_state, weights[:, -1] - per_state @ mean])
 
 
-def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
+def auroc(score: Floats, right: Bools) -> float:
     """Chance that a right attempt scores above a wrong one; ties count half; NaN of one kind alone.
 
     >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
@@ -226,7 +219,7 @@ def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
     return float("nan") if right.all() or not right.any() else float(roc_auc_score(right, score))
 
 
-def auroc_within(score: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]) -> float:
+def auroc_within(score: Floats, right: Bools, question: Ints) -> float:
     """Mean of `auroc` over the questions that have a right and a wrong attempt.
 
     >>> score, right = np.array([0.9, 0.8, 0.1, 0.2]), np.array([True, False, True, False])
@@ -238,9 +231,7 @@ def auroc_within(score: Floats, right: NDArray[np.bool_], question: NDArray[np.i
     return float(np.mean([auroc(score[g], right[g]) for g in mixed])) if mixed else float("nan")
 
 
-def expected_calibration_error(
-    probability: Floats, right: NDArray[np.bool_], bins: int = 15
-) -> float:
+def expected_calibration_error(probability: Floats, right: Bools, bins: int = 15) -> float:
     """Mean gap between probability and share of right attempts, over bins of equal width.
 
     Source: Guo et al. 2017 (arXiv 1706.04599), eq. 3.

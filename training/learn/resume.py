@@ -1,19 +1,21 @@
 """What a training goes on from: the state and curve in its directory, or another controller.
 
 The state is safetensors and JSON, replaced atomically; the curve holds the metrics of every update,
-one JSON object a line.
+one JSON object a line. What models make of many attempts is kept a part at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from controller.checkpoint import AnyCheckpoint
@@ -27,6 +29,33 @@ CURVE = "metrics.jsonl"
 """File of a run's `training/` directory."""
 
 _EXTRA = "extra/"
+
+_AT_ONCE = 128
+"""Rows that are made between two reports of progress: what an interruption may cost."""
+
+
+def work_directory(out: Path, *of: object) -> Path:
+    """Where work into `out` keeps what it goes on from; another place if it is `of` others."""
+    return out / "training" / hashlib.sha256(repr(of).encode()).hexdigest()[:16]
+
+
+def made_in_parts(
+    count: int, work: Path, make: Callable[[slice], Tensor], progress: Callable[[int], None]
+) -> Tensor:
+    """What `make` makes of so many rows, (count, ...), a part at a time, each kept in `work`.
+
+    `progress` hears how many there are.
+    """
+    parts = []
+    work.mkdir(parents=True, exist_ok=True)
+    for begin in range(0, count, _AT_ONCE):
+        end, file = min(begin + _AT_ONCE, count), work / f"{begin}.safetensors"
+        if not file.exists():
+            made = {"rows": make(slice(begin, end))}
+            write_atomically(file, partial(save_file, made))
+        parts.append(load_file(file)["rows"])
+        progress(end)
+    return torch.cat(parts)
 
 
 def save_state(

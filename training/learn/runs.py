@@ -120,8 +120,7 @@ def train_all(settings: Settings, console: Console) -> Trained:
     models = " -> ".join(model.name for model in prepared.models)
     best = f"validation utility of the best rule in hindsight: {prepared.best_rule:.4f}"
     say(f"models {models}; {best}")
-    if settings.run.ray:
-        cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
+    if cluster := settings.cluster.cluster():
         train_on_cluster([_job(out, config, settings) for out, config in runs.items()], cluster)
     with asked_to_stop() as stop:
         checkpoints, utility = {}, {}

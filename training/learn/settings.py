@@ -15,7 +15,7 @@ import yaml
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
 from controller.files import write_text
-from training.cli.flags import settings_of
+from training.cli.flags import RayOptions, settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -33,28 +33,25 @@ class RunConfig:
             variable.
         traces: trace set.
         seeds: trainings, their seeds counted up from `seed`; more than one get directories
-            of their own in `out`.
+            of their own in `out`, and are trained side by side on a cluster.
         wandb: W&B: auto (online with an account, else offline), online, offline or disabled.
-        ray: train several seeds side by side on a Ray cluster: HOST:PORT, auto for this
-            machine's, local to start one; empty for one after the other, here.
-        worker_cpus: CPUs of each training on the cluster.
     """
 
     out: Path
     traces: Path = bundled("traces")
     seeds: int = 1
     wandb: WandbMode = "auto"
-    ray: str = ""
-    worker_cpus: float = 1.0
 
     def __post_init__(self) -> None:
         check_range(self, ("seeds",), least=1)
-        check_range(self, ("worker_cpus",), above=0)
 
 
 SETTINGS = {
     setting.name: setting
-    for owner, group in ((RunConfig, "Run"), (TrainConfig, "Decisions"), (PPOConfig, "PPO"))
+    for owner, group in (
+        *((RunConfig, "Run"), (RayOptions, "Run")),
+        *((TrainConfig, "Decisions"), (PPOConfig, "PPO")),
+    )
     for setting in settings_of(owner, group)
 }
 """Every setting by name."""
@@ -68,6 +65,7 @@ class Settings:
     """All settings of one call of `allot train`."""
 
     run: RunConfig
+    cluster: RayOptions = field(default_factory=RayOptions)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -94,6 +92,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         values = {**SEGMENT_DEFAULTS, **values}
     return Settings(
         run=run,
+        cluster=RayOptions(**chosen(RayOptions)),
         train=TrainConfig(**chosen(TrainConfig), ppo=PPOConfig(**chosen(PPOConfig))),
     )
 

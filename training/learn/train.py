@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from controller.card import model_card
 from controller.checkpoint import (
@@ -31,7 +30,7 @@ from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Bools, Floats
 from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
 from envs.questions.files import only_kind
@@ -100,10 +99,10 @@ class Prepared:
     process: Process
     prices: LogUniform
     difficulty: Difficulty | None
-    train_outlook: NDArray[np.float64] | None
+    train_outlook: Floats | None
     read: Readings
 
-    def of(self, rows: NDArray[np.bool_]) -> Prepared:
+    def of(self, rows: Bools) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
         known, places = self.train_outlook, np.flatnonzero(rows)
         return replace(
@@ -317,7 +316,7 @@ class ControllerTraining:
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         say(f"{self.out}: can be used from now on; rules decide until the training has ended")
 
-    def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> FlooredPolicy | None:
+    def _prior(self, rows: Bools | slice = slice(None)) -> FlooredPolicy | None:
         """The best rules by some of the questions of `Prepared.tuning`."""
         if self.prepared.rulebook is None:
             return None
@@ -351,9 +350,7 @@ class ControllerTraining:
             held.append(Judged(rules=tuned[..., fold == part], policy=judged))
         return rulebook.floor(held)
 
-    def _cross_fitted(
-        self, rows: NDArray[np.bool_], state: Path, stop: Callable[[], bool] | None
-    ) -> Policy:
+    def _cross_fitted(self, rows: Bools, state: Path, stop: Callable[[], bool] | None) -> Policy:
         """Another policy, that learns from some of the questions, in fewer steps.
 
         It does not start from a controller, which may have learnt from the others.

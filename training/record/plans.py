@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from controller.backends.prompts import REVISER
 from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.types import Attempt, Question
-from envs.questions.files import kinds_of, noted_kinds
+from envs.questions.files import noted_kinds, stored_questions
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_table
 from training.record.parts import Parts
 
@@ -142,61 +142,48 @@ class Plan:
         """The model that judges attempts of all."""
         return _verifier(self.manifest)
 
-    def unscored(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
-        """Judgements by it that are not on disk, of attempts that are, in no `known` file."""
-        if self.verifier is None:
-            return []
-        found, left = [], parts.unscored(known)
-        for question, split in spread(self.questions):
-            if parents := left.get(question.question_id):
-                found.append(
-                    Missing(
-                        question=question,
-                        split=split,
-                        parents={self.verifier: tuple(parents)},
-                        verifies=True,
-                        described=True,
-                    )
-                )
-        return found
+    def missing(self, parts: Parts) -> list[Missing]:
+        """What is not on disk yet, revisions and judgements aside."""
+        held, described = parts.held(), parts.described()
+
+        def lacking(name: str) -> dict[str, Any]:
+            own = held.get(name, set())
+            indices = {
+                model: tuple(index for index in range(count) if (model, index) not in own)
+                for model, count in self.wanted.items()
+            }
+            return {"indices": indices, "described": name in described}
+
+        return self._lacking(lacking)
 
     def unrevised(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
-        """Revisions by these models that are not on disk, of attempts that are; as `unscored`."""
+        """Revisions that are not on disk, of attempts that are, but in no `known` file."""
         if not self.revisers:
             return []
         parents = parts.parents(self.manifest["recorded"]["revised_samples"], known)
-        found = []
-        for question, split in spread(self.questions):
-            lacking = {
-                name: tuple(
-                    replace(attempt, rung=list(self.wanted).index(attempt.model))
-                    for attempt, by in parents.get(question.question_id, ())
-                    if name not in by
-                )
-                for name in self.revisers
-            }
-            left = {name: attempts for name, attempts in lacking.items() if attempts}
-            if left:
-                found.append(Missing(question=question, split=split, parents=left, described=True))
-        return found
+        rungs = {model: rung for rung, model in enumerate(self.wanted)}
 
-    def missing(self, parts: Parts) -> list[Missing]:
-        """What is not on disk yet, spread over splits, data sets and levels; revisions aside."""
-        held, described = parts.held(), parts.described()
-        found = []
-        for question, split in spread(self.questions):
-            own = held.get(question.question_id, set())
-            lacking = {
-                name: tuple(index for index in range(count) if (name, index) not in own)
-                for name, count in self.wanted.items()
-            }
-            indices = {name: numbers for name, numbers in lacking.items() if numbers}
-            if indices:
-                known = question.question_id in described
-                found.append(
-                    Missing(question=question, split=split, indices=indices, described=known)
-                )
-        return found
+        def lacking(name: str) -> dict[str, Any]:
+            held = [(replace(a, rung=rungs[a.model]), by) for a, by in parents.get(name, ())]
+            left = {r: tuple(a for a, by in held if r not in by) for r in self.revisers}
+            return {"parents": left, "described": True}
+
+        return self._lacking(lacking)
+
+    def unscored(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Judgements that are not on disk; as `unrevised`."""
+        judge = self.verifier
+        if judge is None:
+            return []
+        left = parts.unscored(known)
+        more = {"verifies": True, "described": True}
+        return self._lacking(lambda name: {"parents": {judge: tuple(left.get(name, ()))}, **more})
+
+    def _lacking(self, told: Callable[[str], dict[str, Any]]) -> list[Missing]:
+        """What is told of questions by id, spread over splits, data sets and levels."""
+        asked = spread(self.questions)
+        found = (Missing(question=q, split=split, **told(q.question_id)) for q, split in asked)
+        return [missing for missing in found if missing.count()]
 
 
 def question_row(
@@ -232,15 +219,10 @@ def spread(questions: Iterable[Asked]) -> list[Asked]:
 
 
 def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...]:
-    """Questions of a table as `question_row` makes it, their kinds of answers as noted."""
+    """Questions of a table as `question_row` makes it."""
     columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
-    rows = pq.read_table(path, columns=columns).to_pylist()
-    kinds = kinds_of(manifest, [row["dataset"] for row in rows])
-    splits = [(row.pop("split"), row.pop("question")) for row in rows]
-    return tuple(
-        (Question(text=text, answers=kind.name, **row), split)
-        for row, kind, (split, text) in zip(rows, kinds, splits, strict=True)
-    )
+    table = pq.read_table(path, columns=columns)
+    return (*zip(stored_questions(table, manifest), table["split"].to_pylist(), strict=True),)
 
 
 def check_begun(out: Path, manifest: Mapping[str, Any]) -> None:

@@ -112,13 +112,12 @@ class LocalRecorder:
             and self.config.is_revised(self.rungs[request.rung], request.index)
         ]
         for _ in range(self.config.revision_depth):
-            parents = await self.backend.attempts(
-                [
-                    Request(question=questions[p.question_id], action=ActionKind.REVISE, parent=p)
-                    for p in parents
-                    if p.error is None
-                ]
+            again = (
+                Request(question=questions[p.question_id], action=ActionKind.REVISE, parent=p)
+                for p in parents
+                if p.error is None
             )
+            parents = await self.backend.attempts([*again])
             attempts += parents
         await self._verify(questions, attempts)
         made = [(attempt, self.config.tier(rungs[attempt.model])) for attempt in attempts]

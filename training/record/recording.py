@@ -210,10 +210,6 @@ def planned_manifest(
     return {"version": TRACE_VERSION, "models": entries, "recorded": asdict(amount), **others}
 
 
-_AT_ONCE = 128
-"""Attempts that are scored between two reports of progress; what a kill can cost."""
-
-
 def add_scores(
     traces: TraceSet,
     small: str | Path,
@@ -236,6 +232,7 @@ def add_scores(
 
     from controller.backends.local.adapters import load_adapters, score_attempts
     from controller.backends.local.model import load_model
+    from training.learn.resume import made_in_parts, work_directory
     from training.learn.threads import limit_threads
 
     if (out / MANIFEST).exists():
@@ -261,17 +258,18 @@ def add_scores(
     columns = (questions[name].to_pylist() for name in ("question_id", "question"))
     asked = dict(zip(*columns, strict=True))
     (spec,) = local.adapters
-    known = out / "training" / f"{spec.digest}-{tables_digest(traces.path)[:16]}"
-    known.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(rows), _AT_ONCE):
-        part, file = rows.iloc[start : start + _AT_ONCE], known / f"{start}.json"
-        if not file.exists():
-            pairs = zip(part["question_id"], part["text"], strict=True)
-            texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
-            logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)
-            write_json(file, score_attempts(local, texts, torch.from_numpy(logprobs)))
-        scores[part.index] = json.loads(file.read_text())
-        progress(start + len(part), len(rows))
+
+    def scored(some: slice) -> torch.Tensor:
+        part = rows.iloc[some]
+        pairs = zip(part["question_id"], part["text"], strict=True)
+        texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
+        logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)
+        told = score_attempts(local, texts, torch.from_numpy(logprobs))
+        return torch.tensor(told, dtype=torch.float64)
+
+    work, count = work_directory(out, spec.digest, tables_digest(traces.path)), len(rows)
+    made = made_in_parts(count, work, scored, lambda done: progress(done, count))
+    scores[rows.index] = made.numpy()
     kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
     column = pa.array(scores, pa.float32(), from_pandas=True)
     write_table(out / "questions.parquet", traces.questions)

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
-from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from controller.errors import EvaluationError
 from controller.files import write_text
 from controller.process.cost import TOKENS
+from controller.process.lockstep import Floats, Ints
 from training.compare.evaluation import ASKED, Evaluation, read_evaluation
 from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
@@ -49,8 +49,8 @@ class Run:
     path: Path
     name: str
     evaluation: Evaluation
-    right: NDArray[np.float64]
-    cost: NDArray[np.float64]
+    right: Floats
+    cost: Floats
     question_ids: tuple[str, ...]
 
     @property
@@ -316,7 +316,7 @@ def action_shares(evaluation: Evaluation, prices: Sequence[float]) -> list[dict[
     return entries
 
 
-def _groups(rows: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
+def _groups(rows: pd.DataFrame) -> tuple[list[str], Ints]:
     """Names of the groups, in order, and the group of each row."""
     known = pd.to_numeric(rows["level"]).fillna(0).astype(int)
     levels, level = np.unique(known, return_inverse=True)
@@ -357,7 +357,7 @@ def episodes(
     }
 
 
-def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
+def _draw(group: Ints, num_questions: int) -> list[int]:
     """Positions of questions, sorted by group; every group gives its share in turn."""
     rng = np.random.default_rng(0)
     left = [rng.permutation(np.flatnonzero(group == g)).tolist() for g in range(group.max() + 1)]

@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
 from controller.process.cost import TOKENS, Currency
-from controller.process.lockstep import Ints
+from controller.process.lockstep import Floats, Ints
 from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
 from envs.reward import LogUniform
@@ -320,9 +319,7 @@ def _by_level(axis: Axes, decisions: pd.DataFrame, kinds: Sequence[ActionKind]) 
     axis.set(ylabel="share of actions", title="By difficulty, at the middle price")
 
 
-def _by_price(
-    axis: Axes, prices: NDArray[np.float64], played: Sequence[Played], currency: Currency
-) -> None:
+def _by_price(axis: Axes, prices: Floats, played: Sequence[Played], currency: Currency) -> None:
     worth = currency.size / prices
     for place, name in enumerate(("SAMPLE", "REVISE", "ESCALATE", "VERIFY")):
         values = [p.actions[:, place].mean() for p in played]
@@ -336,11 +333,7 @@ def _by_price(
 
 
 def _where_it_pays(
-    axis: Axes,
-    table: TraceTable,
-    prices: NDArray[np.float64],
-    played: Sequence[Played],
-    currency: Currency,
+    axis: Axes, table: TraceTable, prices: Floats, played: Sequence[Played], currency: Currency
 ) -> None:
     """Accuracy by level at two prices, and on the bars what a question costs there."""
     levels = np.unique(table.levels).tolist()

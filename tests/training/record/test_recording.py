@@ -366,7 +366,7 @@ def scores(path):
 
 
 def test_scores_and_adapter_are_those_of_a_recording_also_after_a_kill(recorded, monkeypatch):
-    monkeypatch.setattr("training.record.recording._AT_ONCE", 2)
+    monkeypatch.setattr("training.learn.resume._AT_ONCE", 2)
     done, plain = [], TraceSet.read(recorded / "without")
 
     def killed(scored, of):
@@ -374,7 +374,7 @@ def test_scores_and_adapter_are_those_of_a_recording_also_after_a_kill(recorded,
 
     with pytest.raises(KeyboardInterrupt):
         add_scores(plain, *VERIFIED, recorded / "later", killed)
-    (first,) = (recorded / "later").rglob("0.json")
+    (first,) = (recorded / "later").rglob("0.safetensors")
     written = first.stat().st_mtime_ns
     add_scores(
         plain,
