@@ -6,15 +6,14 @@ import asyncio
 import json
 import math
 import re
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 from openai import AsyncStream, OpenAIError
-from openai._streaming import ServerSentEvent
 
 from controller.answers.thoughts import parted
 from controller.backends.base import Request, Watcher
@@ -55,9 +54,8 @@ _THOUGHTS = (
 )
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
 _BOM = "\ufeff"
-_EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)
 _WORD = re.compile(r"[\w .:-]*")
-_ERROR_FIELD = re.compile(rb"error: ?(\{.*\})")
+_ERROR_FIELD = re.compile(r"error: ?(\{.*\})")  # llama.cpp's
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
 
@@ -106,14 +104,15 @@ def read_reply(text: str, reader: StreamReader) -> Answered:
     try:
         return read_completion(json.loads(text, strict=False))
     except ValueError:
-        told = _EVENT.findall(text)
+        events = Events()
+        told = [*events.told(text.split("\n"))]
         if not told and text[:1] in "[{":
             raise
     if not told:
         raise UpstreamError("bad_type")
     for event in told:
-        reader.add(json.loads(event))
-    reader.done = "[DONE]" in text
+        reader.add(event)
+    reader.done = events.done
     return reader.result()
 
 
@@ -125,27 +124,20 @@ def read_completion(response: object) -> Answered:
     usage = counted(response)
     completion = usage.completion
     wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
-    choices = _listed(response, "choices")
-    choices.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
+    told = _listed(response, "choices")
+    told.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
+    choices = [_Choice() for _ in told]
+    for choice, whole in zip(choices, told, strict=True):
+        choice.add(whole, _message(whole), in_one=True)
     written = [
-        Written(
-            text=text,
-            thoughts=(thoughts := clean(_thought(_message(choice)))),
-            refused=_refuses(_message(choice)),
-            calls=_calls(_called(_message(choice))),
-            entries=(entries := logprobs_entries(choice)),
-            logprobs=plausible_logprobs(entries),
-            tokens=completion,
-            thinking=usage.thinking(*_lengths(thoughts, text)),
-            finish_reason=_reason(choice),
-        )
+        choice.written(completion, usage.thinking(*_lengths(choice.thought, choice.text)))
         for choice in choices
-        if (text := _text(choice, completion or 0)) is not None and _reason(choice) != FAILED
+        if (choice.pieces or choice.finish_reason or completion) and choice.finish_reason != FAILED
     ]
     if not written:
-        if told := [*filter(None, (part_of(choice, "error") for choice in choices))]:
-            raise told_error(told[0], wasted)
-        failed = any(_reason(choice) == FAILED for choice in choices)
+        if errors := [*filter(None, (part_of(choice, "error") for choice in told))]:
+            raise told_error(errors[0], wasted)
+        failed = any(choice.finish_reason == FAILED for choice in choices)
         kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
         raise UpstreamError(kind, wasted=wasted)
     if len(written) > 1 and completion is not None:
@@ -186,27 +178,16 @@ def _message(choice: Any) -> Any:
     return part_of(choice, "message") or (None if text is None else {"content": text})
 
 
-def _text(choice: Any, written: int) -> str | None:
-    """What a choice says, a refusal included; None if nothing tells that it was generated."""
-    message = _message(choice)
-    for said in filter(None, _said(message)):
-        return clean(said)
-    ended = written or _reason(choice) or _thought(message)
-    return "" if ended or _called(message) else None
-
-
-def _said(message: Any) -> Iterator[str]:
-    """Content and refusal of a message or a delta, where it has them; parts of text as one."""
+def _said(message: Any) -> str:
+    """Content of a message or a delta, or else its refusal; parts of text as one."""
     for said in (part_of(message, "content"), part_of(message, "refusal")):
         number = isinstance(said, int | float)
         if number or (isinstance(said, dict) and not said.keys() & {"type", *_TEXTS}):
             said = json.dumps(said)  # an answer in JSON that is no text, as of Workers AI
-        if isinstance(said, list | dict):
-            said = _joined(
-                [p for p in (said if isinstance(said, list) else [said]) if not _thinks(p)]
-            )
-        if isinstance(said, str):
-            yield said
+        parts = said if isinstance(said, list) else [said]
+        if text := _joined([part for part in parts if not _thinks(part)]):
+            return text
+    return ""
 
 
 def _refuses(message: Any) -> bool:
@@ -241,39 +222,6 @@ def _called(message: Any) -> list[Any]:
     return _listed(message, "tool_calls") or ([{"function": told}] if told else [])
 
 
-def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
-    """Calls of functions, by the names that OpenAI gives their parts."""
-    called = [(call, part_of(call, "function")) for call in listed][:_MOST_CALLS]
-    return tuple(
-        _call(
-            part_of(call, "id"),
-            part_of(function, "name"),
-            part_of(function, "arguments"),
-            part_of(call, "extra_content"),
-        )
-        for call, function in called
-        if isinstance(function, dict)
-    )
-
-
-def _call(name: object, function: object, arguments: object, extra: object) -> dict[str, Any]:
-    shown = name if isinstance(name, str) and name else f"call_{uuid.uuid4().hex}"
-    arguments = _json(arguments)
-    if isinstance(arguments, str) and arguments.startswith('"'):  # JSON in JSON
-        with suppress(ValueError):
-            arguments = json.loads(arguments)
-    said = {"name": function, "arguments": arguments or "{}"}
-    called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
-    told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
-    # Gemini's servers want it back with the call.
-    return {**told, "extra_content": extra} if isinstance(extra, dict) else told
-
-
-def _json(arguments: object) -> object:
-    """Arguments as OpenAI has them, where a server sends the object itself."""
-    return json.dumps(arguments) if isinstance(arguments, dict) else arguments
-
-
 def _thought(message: Any) -> str:
     """Reasoning before the answer, under any name that servers give it."""
     beside = (_joined(part_of(message, name)) for name in _THOUGHTS)
@@ -290,13 +238,44 @@ def _reason(choice: Any) -> str | None:
     return next(meant, reason[:_LONGEST_REASON])
 
 
+class Events:
+    """Reads JSON from lines: of events, however they are cut into lines, or without events."""
+
+    done = False
+    """Whether the server has said that it is."""
+    _open = ""
+
+    def told(self, lines: Iterable[str]) -> Iterator[object]:
+        """What the lines complete; an event that breaks off raises a JSONDecodeError at its end.
+
+        Lines without data, or of words alone, keep a stream alive.
+        """
+        for line in (line.strip(_BOM + " \t\r") for line in lines):
+            error = _ERROR_FIELD.fullmatch(line)
+            said = line.removeprefix("data:").strip() if line.startswith(("data:", "{")) else ""
+            said = f'{{"error": {error[1]}}}' if error else said
+            self.done = self.done or said.startswith("[DONE]")
+            if self.done:
+                return
+            if not line and self._open:
+                json.loads(self._open)
+            if not self._open and _WORD.fullmatch(said):
+                continue
+            self._open += said
+            try:
+                told = json.loads(self._open)
+            except json.JSONDecodeError:
+                continue  # so far
+            self._open = ""
+            yield told
+
+
 class Chunks(AsyncStream[object]):
     """The chunks of a stream, and whether it has said that it is done."""
 
     done = False
     heard: Callable[[], None] = staticmethod(lambda: None)
     """Called with everything that comes, signs of life without a word among it."""
-    _over = False
 
     @property
     def is_whole(self) -> bool:
@@ -304,49 +283,16 @@ class Chunks(AsyncStream[object]):
         kind = self.response.headers.get("content-type", "")
         return re.search(r"\bjson\b(?!-)", kind) is not None
 
-    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in self._decoder.aiter_bytes(self._closed()):
-            for data in _parts(event.data):
-                self.done = self.done or data.startswith("[DONE]")
-                if not (self._over and _is_torn(data)):
-                    yield ServerSentEvent(event=event.event, data=data)
-
-    async def _closed(self) -> AsyncIterator[bytes]:
-        """The bytes with an end to the last event, which some leave open.
-
-        Lines of JSON, as some send instead of events, are events, too.
-        """
-        last = b""
+    async def __stream__(self) -> AsyncIterator[object]:
+        events, last = Events(), b""
         async for piece in self.response.aiter_bytes():
             self.heard()
             *lines, last = (last + piece).split(b"\n")
-            yield b"".join(map(_event_line, lines))
-        self._over = True
-        yield _event_line(last) + b"\n"
-
-
-def _event_line(line: bytes) -> bytes:
-    line = _ERROR_FIELD.sub(rb'{"error": \1}', line.removeprefix(_BOM.encode()))  # llama.cpp's
-    return b"data: " + line + b"\n\n" if line.startswith(b"{") else line + b"\n"
-
-
-def _is_torn(data: str) -> bool:
-    """Whether the data of an event broke off."""
-    try:
-        json.loads(data)
-    except json.JSONDecodeError:
-        return not data.startswith("[DONE]")
-    return False
-
-
-def _parts(data: str) -> list[str]:
-    """The events of one that is several where a server puts no empty lines between them.
-
-    None where there is no data, or only words, which keeps a stream alive.
-    """
-    lines = [line for line in map(str.strip, data.split("\n")) if not _WORD.fullmatch(line)]
-    whole = all(line.startswith(("{", "[DONE]")) and line.endswith(("}", "]")) for line in lines)
-    return lines if whole else [data.strip()]
+            for told in events.told(map(bytes.decode, lines)):
+                yield told
+        for told in events.told([last.decode()]):
+            yield told
+        self.done = events.done
 
 
 @dataclass
@@ -363,7 +309,34 @@ class _Call:
         """Whether a function's name begins another call, by that one's id or what this one has."""
         if name or self.name:
             return bool(name and self.name and name != self.name)
-        return bool(self.arguments) and not _is_torn(self.arguments)
+        with suppress(json.JSONDecodeError):
+            json.loads(self.arguments)
+            return True
+        return False
+
+    def add(self, told: Any) -> None:
+        """Take what is told of it."""
+        said = part_of(told, "function")
+        self.name = self.name or part_of(told, "id")
+        self.function = self.function or part_of(said, "name")
+        self.extra = self.extra or part_of(told, "extra_content")
+        more = part_of(said, "arguments")
+        more = json.dumps(more) if isinstance(more, dict) else more  # the object itself
+        self.arguments += more if isinstance(more, str) else ""
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """Itself, by the names that OpenAI gives its parts."""
+        shown = self.name if isinstance(self.name, str) and self.name else f"call_{uuid4().hex}"
+        arguments: object = self.arguments
+        if self.arguments.startswith('"'):  # JSON in JSON
+            with suppress(ValueError):
+                arguments = json.loads(self.arguments)
+        said = {"name": self.function, "arguments": arguments or "{}"}
+        called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
+        told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
+        # Gemini's servers want it back with the call.
+        return {**told, "extra_content": self.extra} if isinstance(self.extra, dict) else told
 
 
 @dataclass
@@ -386,70 +359,75 @@ class _Choice:
         """Pieces written so far, each about a token."""
         return len(self.texts) + self.unseen
 
-    def add(self, told: Any) -> None:
-        """Take what a chunk tells of it."""
-        delta = part_of(told, "delta")
-        pieces = [*filter(None, _said(delta))]
-        self.refused |= not self.texts and _refuses(delta)
-        for said in pieces:
+    @property
+    def text(self) -> str:
+        """All that it says."""
+        return clean("".join(self.texts))
+
+    @property
+    def thought(self) -> str:
+        """All that it thinks, apart from what is between tags of the text."""
+        return clean("".join(self.thoughts))
+
+    def add(self, told: Any, message: Any, *, in_one: bool = False) -> None:
+        """Take what a chunk tells of it by a delta, or a reply by a message `in_one` piece."""
+        said, thought = _said(message), _thought(message)
+        if said:
+            self.refused |= not self.texts and _refuses(message)
             self.texts.append(said)
             if self.on_text is not None and not self.refused:
                 self.on_text(said)
-        if thought := _thought(delta):
+        if thought:
             self.thoughts.append(thought)
             self.unseen += 1
             if self.on_thought is not None:
                 self.on_thought(thought)
-        for call in _called(delta):
-            self._add_call(call)
+        for place, call in enumerate(_called(message)):
+            self._add_call(call, place if in_one else part_of(call, "index"))
         entries = logprobs_entries(told)
         self.logprobs.extend(entries)
         if self.watcher is not None:
             for place, logprob in enumerate(plausible_logprobs(entries)):
-                self.watcher.wrote("" if place else "".join(pieces), logprob)
+                self.watcher.wrote("" if place else said, logprob)
         self.finish_reason = _reason(told) or self.finish_reason
 
-    def _add_call(self, call: Any) -> None:
+    def _add_call(self, call: Any, index: object) -> None:
         """Take a piece of a call: of the last one of its index, unless it names the next one.
 
         Gemini's servers tell no index, or the same one for all calls; some an id for each piece.
         """
-        index, name = part_of(call, "index"), part_of(call, "id") or None
         same = (known for known in reversed(self.calls) if index in (known.index, None))
-        known, said = next(same, None), part_of(call, "function")
-        if known is None or (part_of(said, "name") and known.is_over(name)):
+        known, begins = next(same, None), part_of(part_of(call, "function"), "name")
+        if known is None or (begins and known.is_over(part_of(call, "id"))):
             if len(self.calls) == _MOST_CALLS:
                 return
             known = _Call(index)
             self.calls.append(known)
-        known.name = known.name or name
-        known.function = known.function or part_of(said, "name")
-        known.extra = known.extra or part_of(call, "extra_content")
-        more = _json(part_of(said, "arguments"))
-        known.arguments += more if isinstance(more, str) else ""
+        known.add(call)
         self.unseen += 1
 
-    def written(self, usage: Counted, *, alone: bool) -> Written:
-        """The whole choice; the server's count is of it where it is alone."""
-        counts = usage if alone else usage._replace(completion=None)
-        text, thoughts = (clean("".join(pieces)) for pieces in (self.texts, self.thoughts))
-        within, said = _lengths("", text)
-        in_tags = round(len(self.texts) * within / max(within + said, 1))
-        thought = len(self.thoughts) + in_tags
+    def written(self, tokens: int | None, thinking: float) -> Written:
+        """The whole choice, with so many tokens, a share of which is thinking."""
         return Written(
-            text=text,
-            thoughts=thoughts,
+            text=self.text,
+            thoughts=self.thought,
             refused=self.refused,
-            calls=tuple(
-                _call(known.name, known.function, known.arguments, known.extra)
-                for known in self.calls
-            ),
+            calls=tuple(call.whole for call in self.calls if call.function or call.arguments),
             entries=tuple(self.logprobs),
             logprobs=plausible_logprobs(self.logprobs),
-            tokens=self.pieces if counts.completion is None else counts.completion,
-            thinking=counts.thinking(thought, self.pieces - thought),
+            tokens=tokens,
+            thinking=thinking,
             finish_reason=self.finish_reason,
         )
+
+    def streamed(self, usage: Counted, *, alone: bool) -> Written:
+        """The same of a stream; the server's count is of it where it is alone."""
+        counts = usage if alone else usage._replace(completion=None)
+        within, said = _lengths("", self.text)
+        in_tags = round(len(self.texts) * within / max(within + said, 1))
+        thought = len(self.thoughts) + in_tags
+        tokens = self.pieces if counts.completion is None else counts.completion
+        return self.written(tokens, counts.thinking(thought, self.pieces - thought))
 
 
 @dataclass
@@ -506,7 +484,7 @@ class StreamReader:
         for told in choices:
             choice = self._choice(natural(part_of(told, "index")))
             if choice is not None:
-                choice.add(told)
+                choice.add(told, part_of(told, "delta"))
 
     def _choice(self, index: int | None) -> _Choice | None:
         """The choice of an index; None for those that nobody asked for.
@@ -551,7 +529,7 @@ class StreamReader:
         good = [choice for choice in whole if choice.finish_reason != FAILED]
         if not good:
             raise UpstreamError("finish_error", wasted=self.wasted)
-        written = [choice.written(usage, alone=len(self.choices) == 1) for choice in good]
+        written = [choice.streamed(usage, alone=len(self.choices) == 1) for choice in good]
         if len(good) == len(self.choices) > 1 and usage.completion is not None:
             written = _shared(written, usage.completion, alone=timings_of(self.last) is not None)
         return Answered(
