@@ -33,7 +33,7 @@ from controller.backends.openai.endpoint import (
     probe,
 )
 from controller.backends.openai.prompt_lengths import WarmPrompts, characters, plausible
-from controller.backends.openai.quirks import STREAMED, Quirks, named_fields, room_told
+from controller.backends.openai.quirks import STREAMED, Quirks
 from controller.backends.openai.replies import (
     Answered,
     Chunks,
@@ -49,7 +49,6 @@ from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
     NO_MODEL,
     REJECTED,
-    TOO_LONG,
     UNREADABLE,
     CircuitBreaker,
     RetryBudget,
@@ -382,18 +381,7 @@ class OpenAIBackend(Backend):
             return reader.result()
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
-            asked = request.question.fields
-            named = named_fields(failure, asked)
-            if failure.kind == TOO_LONG:
-                failure.room = room_told(failure, body)
-            elif failure.kind == UNREADABLE or reader.pieces:
-                pass
-            elif self.quirks.learn(failure, body, asked):
-                failure.mended, failure.blames_server = True, False
-            elif failure.kind == REJECTED or (named and failure.status >= 500):
-                named = named or named_fields(failure, ["messages"])
-                failure.kind = ":".join((REJECTED, *named[:1]))
-                failure.retryable = failure.blames_server = False
+            self.quirks.take(failure, body, request.question.fields, begun=reader.pieces > 0)
             raise failure from None
 
     def _hear(self, reader: StreamReader) -> None:

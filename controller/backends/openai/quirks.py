@@ -12,7 +12,14 @@ from itertools import chain
 from typing import Any
 
 from controller.backends.base import HINTS
-from controller.backends.openai.resilience import TOO_LONG, UNCLEAR, WORDS, UpstreamError
+from controller.backends.openai.resilience import (
+    REJECTED,
+    TOO_LONG,
+    UNCLEAR,
+    UNREADABLE,
+    WORDS,
+    UpstreamError,
+)
 
 _log = logging.getLogger("allot.upstream")
 
@@ -68,7 +75,7 @@ _PROMPT = re.compile(
 """Tokens that there is room for, and those of a prompt, where servers tell both."""
 
 
-def named_fields(failure: UpstreamError, fields: Iterable[str]) -> list[str]:
+def _named(failure: UpstreamError, fields: Iterable[str]) -> list[str]:
     """Those fields of a request that a server's refusal names; its own words may quote prompts."""
     said, wanted = failure.said, {*fields}
     refuses = failure.status in _NAMING or (failure.status == 500 and _NOT_TAKEN.search(said))
@@ -90,7 +97,7 @@ def _mentioned(fields: Iterable[str], said: str) -> set[str]:
     return {f for f, pattern in patterns.items() if re.search(pattern, said, re.IGNORECASE)}
 
 
-def room_told(failure: UpstreamError, body: Body) -> int | None:
+def _room(failure: UpstreamError, body: Body) -> int | None:
     """Tokens of an attempt that a prompt leaves room for, where a refusal says that it does."""
     asked, said = next((body[name] for name in _LENGTHS if name in body), None), failure.said
     window, prompt = _WINDOW.search(said), _PROMPT.search(said)
@@ -146,7 +153,10 @@ def _each(parts: Callable[[Own], Sequence[Own]], name: str, default: Any = None)
 
     def mend(body: Own) -> None:
         for part in chain.from_iterable(map(parts, body["messages"])):
-            part.pop(name, None) if default is None else part.setdefault(name, default)
+            if default is None:
+                part.pop(name, None)
+            else:
+                part.setdefault(name, default)
 
     return mend
 
@@ -255,7 +265,24 @@ class Quirks:
         kept = {name: value for name, value in renamed.items() if name not in gone}
         return {name: kept[name] for name in kept if _BESIDE.get(name, name) in kept}
 
-    def learn(self, failure: UpstreamError, body: Body, asked: Body) -> bool:
+    def take(self, failure: UpstreamError, body: Body, asked: Body, *, begun: bool) -> None:
+        """Note in a refusal of a request if the next one does better, or else what it is about.
+
+        A client has `asked` for some of its fields; an answer may have `begun` to come.
+        """
+        named = _named(failure, asked)
+        if failure.kind == TOO_LONG:
+            failure.room = _room(failure, body)
+        elif failure.kind == UNREADABLE or begun:
+            return
+        elif self._learn(failure, body, asked):
+            failure.mended, failure.blames_server = True, False
+        elif failure.kind == REJECTED or (named and failure.status >= 500):
+            named = named or _named(failure, ["messages"])
+            failure.kind = ":".join((REJECTED, *named[:1]))
+            failure.retryable = failure.blames_server = False
+
+    def _learn(self, failure: UpstreamError, body: Body, asked: Body) -> bool:
         """Whether an error is about what a request can do without, or with less of, from now on.
 
         What a client asked for is not left off where its value is what the server minds. Where it
@@ -270,14 +297,14 @@ class Quirks:
         optional = {name for name in body if name in OPTIONAL or name not in asked} - _NEEDED
         if _RANGE.search(said):
             optional -= _RANGED & asked.keys()
-        found = set(named_fields(failure, optional))
+        found = set(_named(failure, optional))
         if found and found <= self.refused:
             return True  # learnt while this request was under way
         for name in found & _LENGTHS:
             if _RANGE.search(said):
                 return self._learn_length(body[name], said)
         many = None if "top_logprobs" in asked else body.get("top_logprobs")  # of a VERIFY
-        about = many and named_fields(failure, {"logprobs", "top_logprobs"})
+        about = many and _named(failure, {"logprobs", "top_logprobs"})
         if about and _TOO_MANY.search(said):
             self.beside.add(("top_logprobs", "top_logprobs", many))
             return True

@@ -158,8 +158,6 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
         failure = _status_error(status, said, pause, wasted, error.param)
         failure.retryable &= headers.get("x-should-retry") != "false"
         return failure
-    if isinstance(error, openai.APIError) and error.body:
-        return told_error(error.body, wasted)
     causes = list(_chain(error))
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
     kind = next(kinds, "bad_response")
