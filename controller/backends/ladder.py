@@ -207,11 +207,9 @@ class ThreadedBackend(Wrapped):
     no longer wanted is given up at its next token.
     """
 
-    def __init__(
-        self, backend: Backend, *, reads_prompts: bool = True, revises: bool = True
-    ) -> None:
+    def __init__(self, backend: Backend, *, revises: bool = True) -> None:
         super().__init__(backend)
-        self.reads_prompts, self.revises = reads_prompts, revises
+        self.revises = revises
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
         self._thread.start()
@@ -278,9 +276,7 @@ class ThreadedBackend(Wrapped):
 
     async def check(self) -> dict[str, str]:
         """What is wrong, if the thread has ended."""
-        if self._thread.is_alive():
-            return {}
-        return {model.name: "stopped" for model in self.models}
+        return {} if self._thread.is_alive() else {m.name: "stopped" for m in self.models}
 
     async def close(self) -> None:
         """Finish the call that is running and end the thread."""
