@@ -374,7 +374,7 @@ class OpenAIBackend(Backend):
             ):
                 if stream.is_whole:
                     answered = read_reply((await stream.response.aread()).decode(), reader)
-                    self.quirks.never_streams = not reader.choices
+                    self.quirks.never_streams = reader.in_one
                     return answered
                 stream.heard = partial(self._hear, reader)
                 await reader.read(stream)

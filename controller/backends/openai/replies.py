@@ -98,56 +98,22 @@ def read_reply(text: str, reader: StreamReader) -> Answered:
     """A reply that came in one piece, under any content type: JSON, or events all the same.
 
     Raises:
-        UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
+        UpstreamError: bad_type, or see `StreamReader`.
     """
-    text = text.strip(_BOM + " \r\n")
+    text, events = text.strip(_BOM + " \r\n"), Events()
     try:
-        return read_completion(json.loads(text, strict=False))
+        told = [json.loads(text, strict=False)]
+        reader.in_one = events.done = True
     except ValueError:
-        events = Events()
         told = [*events.told(text.split("\n"))]
         if not told and text[:1] in "[{":
             raise
-    if not told:
+    if not told or told == [None]:
         raise UpstreamError("bad_type")
-    for event in told:
-        reader.add(event)
+    for chunk in told:
+        reader.add(chunk)
     reader.done = events.done
     return reader.result()
-
-
-def read_completion(response: object) -> Answered:
-    """The choices of a response; see `read_reply`."""
-    _check(response)
-    if not isinstance(response, dict):
-        raise UpstreamError("bad_type")
-    usage = counted(response)
-    completion = usage.completion
-    wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
-    told = _listed(response, "choices")
-    told.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
-    choices = [_Choice() for _ in told]
-    for choice, whole in zip(choices, told, strict=True):
-        choice.add(whole, _message(whole), in_one=True)
-    written = [
-        choice.written(completion, usage.thinking(*_lengths(choice.thought, choice.text)))
-        for choice in choices
-        if (choice.pieces or choice.finish_reason or completion) and choice.finish_reason != FAILED
-    ]
-    if not written:
-        if errors := [*filter(None, (part_of(choice, "error") for choice in told))]:
-            raise told_error(errors[0], wasted)
-        failed = any(choice.finish_reason == FAILED for choice in choices)
-        kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
-        raise UpstreamError(kind, wasted=wasted)
-    if len(written) > 1 and completion is not None:
-        written = _shared(written, completion, alone=timings_of(response) is not None)
-    return Answered(
-        written=tuple(written),
-        prompt_tokens=usage.prompt,
-        cached_tokens=usage.cached,
-        model=_name(response),
-    )
 
 
 def _check(found: object, wasted: Usage | None = None) -> None:
@@ -175,7 +141,7 @@ def _listed(found: object, name: str) -> list[Any]:
 
 def _message(choice: Any) -> Any:
     text = part_of(choice, "text")
-    return part_of(choice, "message") or (None if text is None else {"content": text})
+    return part_of(choice, "message") or ({"content": text} if text else None)
 
 
 def _said(message: Any) -> str:
@@ -353,23 +319,14 @@ class _Choice:
     thoughts: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     finish_reason: str | None = None
+    error: object = None
 
     @property
     def pieces(self) -> int:
         """Pieces written so far, each about a token."""
         return len(self.texts) + self.unseen
 
-    @property
-    def text(self) -> str:
-        """All that it says."""
-        return clean("".join(self.texts))
-
-    @property
-    def thought(self) -> str:
-        """All that it thinks, apart from what is between tags of the text."""
-        return clean("".join(self.thoughts))
-
-    def add(self, told: Any, message: Any, *, in_one: bool = False) -> None:
+    def add(self, told: Any, message: Any, *, in_one: bool) -> None:
         """Take what a chunk tells of it by a delta, or a reply by a message `in_one` piece."""
         said, thought = _said(message), _thought(message)
         if said:
@@ -390,6 +347,7 @@ class _Choice:
             for place, logprob in enumerate(plausible_logprobs(entries)):
                 self.watcher.wrote("" if place else said, logprob)
         self.finish_reason = _reason(told) or self.finish_reason
+        self.error = part_of(told, "error")
 
     def _add_call(self, call: Any, index: object) -> None:
         """Take a piece of a call: of the last one of its index, unless it names the next one.
@@ -406,11 +364,22 @@ class _Choice:
         known.add(call)
         self.unseen += 1
 
-    def written(self, tokens: int | None, thinking: float) -> Written:
-        """The whole choice, with so many tokens, a share of which is thinking."""
+    def written(self, usage: Counted, *, alone: bool, in_one: bool) -> Written:
+        """The whole choice; the server's count is of it where it is alone."""
+        text, thoughts = (clean("".join(pieces)) for pieces in (self.texts, self.thoughts))
+        tokens = usage.completion if alone or in_one else None
+        if in_one:
+            thinking = usage.thinking(*_lengths(thoughts, text))
+        else:
+            within, said = _lengths("", text)
+            in_tags = round(len(self.texts) * within / max(within + said, 1))
+            thought = len(self.thoughts) + in_tags
+            counts = usage._replace(completion=tokens)
+            thinking = counts.thinking(thought, self.pieces - thought)
+            tokens = self.pieces if tokens is None else tokens
         return Written(
-            text=self.text,
-            thoughts=self.thought,
+            text=text,
+            thoughts=thoughts,
             refused=self.refused,
             calls=tuple(call.whole for call in self.calls if call.function or call.arguments),
             entries=tuple(self.logprobs),
@@ -420,19 +389,15 @@ class _Choice:
             finish_reason=self.finish_reason,
         )
 
-    def streamed(self, usage: Counted, *, alone: bool) -> Written:
-        """The same of a stream; the server's count is of it where it is alone."""
-        counts = usage if alone else usage._replace(completion=None)
-        within, said = _lengths("", self.text)
-        in_tags = round(len(self.texts) * within / max(within + said, 1))
-        thought = len(self.thoughts) + in_tags
-        tokens = self.pieces if counts.completion is None else counts.completion
-        return self.written(tokens, counts.thinking(thought, self.pieces - thought))
-
 
 @dataclass
 class StreamReader:
-    """Puts the chunks of a stream together, which has a choice for each request."""
+    """Puts the chunks of a stream together, or reads a whole reply, of a choice for each request.
+
+    Raises:
+        UpstreamError: `bad_type` of a chunk; `truncated_stream` of chunks, `empty_choices` or
+            `null_content` of a whole reply, `finish_error`, or as `told_error` says.
+    """
 
     requests: Sequence[Request]
     prompt_tokens: int = 0
@@ -443,7 +408,7 @@ class StreamReader:
     heard_at: float = -math.inf
     done: bool = False  # said so, with or without a reason
     summed: bool = False  # told usage after the last piece
-    whole: Any = None  # a completion in one event
+    in_one: bool = False  # a reply is whole, be it in an event
 
     @property
     def pieces(self) -> int:
@@ -475,16 +440,19 @@ class StreamReader:
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = _name(chunk) or self.model
         choices = _listed(chunk, "choices")
-        if any(_message(told) and not part_of(told, "delta") for told in choices):
-            self.whole = self.whole or chunk
+        choices.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
         if told_usage(chunk) or timings_of(chunk):
             self.first, self.last = self.first or chunk, chunk
             # Some tell it with every chunk; after the end it comes without a choice.
             self.summed |= not choices
-        for told in choices:
-            choice = self._choice(natural(part_of(told, "index")))
+        for place, told in enumerate(choices):
+            message = part_of(told, "delta")
+            if message is None and (self.in_one or not self.pieces):
+                message = _message(told)
+                self.in_one |= bool(message)
+            choice = self._choice(place if self.in_one else natural(part_of(told, "index")))
             if choice is not None:
-                choice.add(told, part_of(told, "delta"))
+                choice.add(told, message, in_one=self.in_one)
 
     def _choice(self, index: int | None) -> _Choice | None:
         """The choice of an index; None for those that nobody asked for.
@@ -493,7 +461,9 @@ class StreamReader:
         """
         if self.choices and (index is None or None in self.choices):
             return next(iter(self.choices.values()))
-        if index not in self.choices and len(self.choices) < len(self.requests):
+        if index not in self.choices and self.in_one:
+            self.choices[index] = _Choice()
+        elif index not in self.choices and len(self.choices) < len(self.requests):
             request = self.requests[len(self.choices)]
             self.choices[index] = _Choice(request.on_text, request.on_thought, request.watcher)
         return self.choices.get(index)
@@ -515,30 +485,42 @@ class StreamReader:
                 return
 
     def result(self) -> Answered:
-        """The whole choices, or an UpstreamError `truncated_stream` or `finish_error`."""
-        if self.whole and not self.pieces:
-            return read_completion(self.whole)
-        usage, ends = counted(self.last), self.done or self.summed
+        """The whole choices."""
+        usage, ends = counted(self.last), self.done or self.summed or self.in_one
         if usage.prompt is None:  # Anthropic's way, which has it at the beginning
             begun = counted(self.first)
             usage = usage._replace(prompt=begun.prompt, cached=begun.cached)
+        choices, in_one = [*self.choices.values()], self.in_one
         # Some give no reason.
-        whole = [c for c in self.choices.values() if c.finish_reason or (c.pieces and ends)]
-        if not whole:
-            raise UpstreamError("truncated_stream", wasted=self.wasted)
+        some = in_one and usage.completion
+        whole = [c for c in choices if c.finish_reason or (ends and (c.pieces or some))]
         good = [choice for choice in whole if choice.finish_reason != FAILED]
         if not good:
-            raise UpstreamError("finish_error", wasted=self.wasted)
-        written = [choice.streamed(usage, alone=len(self.choices) == 1) for choice in good]
-        if len(good) == len(self.choices) > 1 and usage.completion is not None:
+            raise self._failure(usage, "finish_error" if whole else "truncated_stream")
+        alone = len(choices) == 1
+        written = [choice.written(usage, alone=alone, in_one=in_one) for choice in good]
+        shares = len(good) > 1 and (in_one or len(good) == len(choices))
+        if shares and usage.completion is not None:
             written = _shared(written, usage.completion, alone=timings_of(self.last) is not None)
         return Answered(
             written=tuple(written),
             prompt_tokens=usage.prompt,
             cached_tokens=usage.cached,
             model=self.model,
-            wasted=Usage(cancelled_tokens=self.pieces - sum(c.pieces for c in good)),
+            wasted=Usage(
+                cancelled_tokens=0 if in_one else self.pieces - sum(c.pieces for c in good)
+            ),
         )
+
+    def _failure(self, usage: Counted, kind: str) -> UpstreamError:
+        """Of an answer without a good choice; whole replies are read for why."""
+        if not self.in_one:
+            return UpstreamError(kind, wasted=self.wasted)
+        wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=usage.completion or 0)
+        if told := next(filter(None, (c.error for c in self.choices.values())), None):
+            return told_error(told, wasted)
+        empty = "null_content" if self.choices else "empty_choices"
+        return UpstreamError(empty if kind == "truncated_stream" else kind, wasted=wasted)
 
 
 @dataclass
