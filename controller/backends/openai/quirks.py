@@ -127,9 +127,10 @@ def _merge(body: Own) -> None:
 
 def _say_as_user(body: Own) -> None:
     """Lets the user say what the system would."""
-    for turn in body["messages"]:
-        turn["role"] = "user" if turn["role"] == "system" else turn["role"]
-    _merge(body)
+    if turns := [turn for turn in body["messages"] if turn["role"] == "system"]:
+        for turn in turns:
+            turn["role"] = "user"
+        _merge(body)
 
 
 def _grant_thoughts(body: Own) -> None:
