@@ -181,11 +181,8 @@ class LadderBuilder:
             model = self._model(place, rung, prompt)
             needed = {adapter.name for adapter in trained.adapters}
             lacking = needed - {adapter.name for adapter in model.adapters}
-            return ThreadedBackend(
-                self._local(place, model),
-                reads_prompts=rung == 0,
-                revises=self._revises(rung, lacking),
-            )
+            revises = self._revises(rung, lacking)
+            return ThreadedBackend(self._local(place, model), revises=revises)
 
         return Ladder([backend(rung, place) for rung, place in enumerate(places)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from controller.errors import BackendError
@@ -38,13 +39,6 @@ def recorded_temperature(models: Sequence[ModelSpec]) -> float:
 
 Pairs = Sequence[tuple[Question, Attempt]]
 """Attempts, each with the question that it tries to answer."""
-
-
-class Flag(Protocol):
-    """Something that is set at some time, by another thread perhaps; `threading.Event` is one."""
-
-    def is_set(self) -> bool:
-        """Whether it is set by now."""
 
 
 class Watcher(Protocol):
@@ -82,7 +76,7 @@ class Request:
     rung: int = 0
     index: int = 0
     parent: Attempt | None = None
-    unwanted: Flag | None = field(default=None, compare=False)
+    unwanted: Event | None = field(default=None, compare=False)
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
     on_thought: Callable[[str], None] | None = field(default=None, compare=False)
     watcher: Watcher | None = field(default=None, compare=False)

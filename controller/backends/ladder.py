@@ -154,18 +154,16 @@ class Ladder(Backend):
 
     async def warm(self, context: Sequence[Message], rungs: int) -> dict[int, Usage]:
         """See `Backend.warm`; those that are down, or cannot read it, are left out."""
+        done: dict[int, Usage] = {}
         why: list[BackendError] = []
 
-        async def read(rung: int) -> Usage | None:
+        async def read(rung: int, backend: Backend) -> None:
             try:
-                return (await self.rungs[rung].warm(context, 1))[0]
+                done[rung] = (await backend.warm(context, 1))[0]
             except BackendError as error:
                 why.append(error)
-                return None
 
-        able = [r for r, backend in enumerate(self.rungs[:rungs]) if backend.available(0)]
-        found = dict(zip(able, await self._all(map(read, able)), strict=True))
-        done = {rung: usage for rung, usage in found.items() if usage is not None}
+        await self._all(read(r, b) for r, b in enumerate(self.rungs[:rungs]) if b.available(0))
         if not done:
             raise why[0] if why else BackendError("context: no model is there to read it")
         return done
@@ -207,11 +205,9 @@ class ThreadedBackend(Wrapped):
     no longer wanted is given up at its next token.
     """
 
-    def __init__(
-        self, backend: Backend, *, reads_prompts: bool = True, revises: bool = True
-    ) -> None:
+    def __init__(self, backend: Backend, *, revises: bool = True) -> None:
         super().__init__(backend)
-        self.reads_prompts, self.revises = reads_prompts, revises
+        self.revises = revises
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
         self._thread.start()
@@ -228,15 +224,12 @@ class ThreadedBackend(Wrapped):
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; what is not done by the first deadline has an `error`."""
-        deadlines = (r.deadline for r in requests if r.deadline is not None)
-        deadline = min(deadlines, default=None)
-        unwanted = threading.Event()
-        loop = asyncio.get_running_loop()
+        deadline = min((r.deadline for r in requests if r.deadline is not None), default=None)
+        unwanted, loop = threading.Event(), asyncio.get_running_loop()
         in_loop: Any = loop.call_soon_threadsafe
-        told = [r.on_text and partial(in_loop, r.on_text) for r in requests]
         wanted = [
-            replace(request, unwanted=unwanted, on_text=on_text)
-            for request, on_text in zip(requests, told, strict=True)
+            replace(r, unwanted=unwanted, on_text=r.on_text and partial(in_loop, r.on_text))
+            for r in requests
         ]
         work = asyncio.ensure_future(self._order("attempts", wanted))
         left_s = None if deadline is None else max(0.0, deadline - loop.time())
@@ -278,9 +271,7 @@ class ThreadedBackend(Wrapped):
 
     async def check(self) -> dict[str, str]:
         """What is wrong, if the thread has ended."""
-        if self._thread.is_alive():
-            return {}
-        return {model.name: "stopped" for model in self.models}
+        return {} if self._thread.is_alive() else {m.name: "stopped" for m in self.models}
 
     async def close(self) -> None:
         """Finish the call that is running and end the thread."""

@@ -145,11 +145,8 @@ def revision_messages(
     question: Question, attempt: str, prompt: Sequence[Message] = ()
 ) -> list[Message]:
     """The chat that asks for a better attempt, by a model that is asked with `prompt`."""
-    return [*_rendered(question, prompt), *_revision(attempt)]
-
-
-def _revision(attempt: str) -> list[Message]:
-    return [{"role": "assistant", "content": attempt}, {"role": "user", "content": REVISE_PROMPT}]
+    asked = {"role": "user", "content": REVISE_PROMPT}
+    return [*_rendered(question, prompt), {"role": "assistant", "content": attempt}, asked]
 
 
 def judged_messages(question: str, attempt: str) -> list[Message]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.backends.base import Flag, Request
+from controller.backends.base import Request
 from controller.backends.identity import blank_attempt
 from controller.core import Underway
 from controller.errors import ConfigError
@@ -174,7 +175,7 @@ class SegmentRun:
         if len(rows):
             self.state.force(rows, *self._force(rows))
 
-    def play(self, policy: Policy, unwanted: Sequence[Flag | None]) -> Bools:
+    def play(self, policy: Policy, unwanted: Sequence[Event | None]) -> Bools:
         """Let a policy, which may not give up, decide until every attempt has ended.
 
         An attempt is left as it is once its flag in `unwanted` is set.

@@ -20,7 +20,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import compress, takewhile
 from typing import Any
 
@@ -36,7 +36,7 @@ from controller.backends.local.jobs import Generation, Job, Prompt
 from controller.backends.local.kv import BASE, KVPrefix
 from controller.backends.local.model import LocalModel, check_rungs, load_model
 from controller.backends.prompts import REVISER, Message, messages
-from controller.errors import BackendError, ConfigError
+from controller.errors import BackendError, ConfigError, check_range
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import CUT, Attempt, Question
@@ -88,15 +88,11 @@ class LocalBackend(Backend):
         answers: AnswerKind | None = None,
         verifies: bool = False,
     ) -> None:
-        for name, value, least in (
-            ("temperature", temperature, 0),
-            ("max_new_tokens", max_new_tokens, 1),
-            ("max_rows", max_rows, 1),
-            ("max_cached_prompts", max_cached_prompts, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name}: expected at least {least}, found {value}")
-        self.local, self.seed, self.max_new_tokens = local, seed, max_new_tokens
+        self.local, self.seed = local, seed
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.max_rows, self.max_cached_prompts = max_rows, max_cached_prompts
+        check_range(self, ("temperature", "max_cached_prompts"), least=0)
+        check_range(self, ("max_new_tokens", "max_rows"), least=1)
         self.answers = answers or answer_kind(UNSTATED)
         self.verifies = verifies
         if verifies and not all(local.verdicts):
@@ -108,18 +104,11 @@ class LocalBackend(Backend):
         self._decoder = Decoder(
             local.model,
             local.end_tokens,
-            temperature=temperature,
             max_rows=max_rows,
             keep_hidden=local.rung == 0,
         )
-        self._max_cached_prompts = max_cached_prompts
         self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
         self._beginnings: OrderedDict[tuple[int, ...], KVPrefix] = OrderedDict()
-
-    @property
-    def kv_bytes(self) -> int:
-        """Memory of the keys and values of the attempts that are written."""
-        return self._decoder.cache.num_bytes
 
     def takes(self, field: str, value: Any = None) -> bool:
         """See `Backend.takes`; values that change nothing are taken, as a `top_p` of 1."""
@@ -144,28 +133,35 @@ class LocalBackend(Backend):
         return states
 
     def _hidden_states(self, requests: Sequence[Request]) -> list[PromptState]:
-        started = time.perf_counter()
         distinct: dict[Chat, Prompt] = {}
         prompts = [self._prompt(request, distinct) for request in requests]
-        self._decoder.prefill([p for p in prompts if len(p.tokens) < self.local.context_tokens])
-        billed = [prompt.bill() for prompt in prompts]
-        wall_s_per_token = (time.perf_counter() - started) / max(sum(billed), 1)
         return [
             PromptState(
                 prompt_tokens=(len(prompt.tokens),),
                 hidden=None if prompt.hidden is None else prompt.hidden.cpu().numpy(),
-                usage=Usage(
-                    prefill_tokens=tokens,
-                    cached_tokens=len(prompt.tokens) - tokens if prompt.cache else 0,
-                    wall_s=tokens * wall_s_per_token,
-                ),
+                usage=usage,
+            )
+            for prompt, usage in zip(prompts, self._read(prompts), strict=True)
+        ]
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Usage]:
+        """Read prompts that fit into the context, and tell what each took that was not known."""
+        started = time.perf_counter()
+        self._decoder.prefill([p for p in prompts if len(p.tokens) < self.local.context_tokens])
+        billed = [prompt.bill() for prompt in prompts]
+        wall_s_per_token = (time.perf_counter() - started) / max(sum(billed), 1)
+        return [
+            Usage(
+                prefill_tokens=tokens,
+                cached_tokens=len(prompt.tokens) - tokens if prompt.cache else 0,
+                wall_s=tokens * wall_s_per_token,
             )
             for prompt, tokens in zip(prompts, billed, strict=True)
         ]
 
     async def warm(self, context: Sequence[Message], rungs: int) -> dict[int, Usage]:
         """See `Backend.warm`; keys and values are kept, of so many contexts as of prompts."""
-        started, history = time.perf_counter(), tuple(context)
+        history = tuple(context)
         questions = (Question(question_id="", text=text, history=history) for text in ("a", "1"))
         one, other = (
             self.local.encode(Request(question=question, action=ActionKind.SAMPLE))
@@ -181,16 +177,13 @@ class LocalBackend(Backend):
                 f"{self.local.name}'s {self.local.context_tokens}"
             )
         prompt = self._begun(tokens)
-        self._decoder.prefill([prompt])
+        (usage,) = self._read([prompt])
         if prompt.cache is None:
             raise BackendError(f"context: {prompt.error}")
         self._beginnings[tokens] = prompt.cache
-        if len(self._beginnings) > self._max_cached_prompts:
+        if len(self._beginnings) > self.max_cached_prompts:
             self._beginnings.popitem(last=False)
-        read = prompt.bill()
-        wall_s = time.perf_counter() - started
-        known = len(tokens) - read
-        return {0: Usage(prefill_tokens=read, cached_tokens=known, wall_s=wall_s)}
+        return {0: usage}
 
     def _begun(self, tokens: tuple[int, ...]) -> Prompt:
         """A prompt that goes on from the longest beginning of it that was read."""
@@ -244,82 +237,69 @@ class LocalBackend(Backend):
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
         for begin in range(0, len(order), _JUDGED_AT_A_TIME):
             places = order[begin : begin + _JUDGED_AT_A_TIME]
-            started = time.perf_counter()
-            fit = [i for i in places if len(prompts[i].tokens) < self.local.context_tokens]
-            self._decoder.prefill([prompts[i] for i in fit])
-            wall_s = (time.perf_counter() - started) / len(places)
-            for i in places:
-                made[i] = self._judgement(requests[i], prompts[i], wall_s)
+            for i, usage in zip(places, self._read([prompts[i] for i in places]), strict=True):
+                made[i] = self._judgement(requests[i], prompts[i], usage)
                 prompts[i].cache = None  # its keys and values are not needed again
         return [made[i] for i in range(len(prompts))]
 
-    def _judgement(self, request: Request, prompt: Prompt, wall_s: float) -> Attempt:
+    def _judgement(self, request: Request, prompt: Prompt, usage: Usage) -> Attempt:
         blank, tokens = blank_attempt(self.local.name, request), len(prompt.tokens)
         if prompt.cache is None:
             error = prompt.error or f"prompt of {tokens} tokens: expected fewer"
             return replace(blank, error=error)
         yes, no = (prompt.cache.logits[ids].logsumexp(0) for ids in self.local.verdicts)
-        read = prompt.bill()
         return replace(
             blank,
             prompt_tokens=tokens,
             verifier_score=float(torch.sigmoid(yes - no)),
-            usage=Usage(
-                prefill_tokens=read,
-                cached_tokens=tokens - read,
-                serial_rounds=1,
-                wall_s=wall_s,
-            ),
+            usage=replace(usage, serial_rounds=1),
         )
 
     def _written(self, requests: Sequence[Request]) -> list[Attempt]:
         started = time.perf_counter()
-        drafts, jobs = self._plan(requests)
+        generations, jobs = self._plan(requests)
         self._decoder.run(jobs)
         seconds = time.perf_counter() - started
-        total = sum(draft.generation.processed_tokens for draft in drafts)
+        total = max(sum(generation.processed_tokens for generation in generations), 1)
         return [
-            self._attempt(draft, seconds * draft.generation.processed_tokens / max(total, 1))
-            for draft in drafts
+            self._attempt(request, generation, seconds * generation.processed_tokens / total)
+            for request, generation in zip(requests, generations, strict=True)
         ]
 
-    def _plan(self, requests: Sequence[Request]) -> tuple[list[_Draft], deque[Job]]:
-        """A draft for each request, and a job for each that can be fulfilled, by length."""
-        drafts, jobs = [], []
+    def _plan(self, requests: Sequence[Request]) -> tuple[list[Generation], deque[Job]]:
+        """What is to come of each request, and a job for each that can be fulfilled, by length."""
+        generations, jobs = [Generation() for _ in requests], []
         distinct: dict[Chat, Prompt] = {}
-        for request in requests:
-            draft = _Draft(request, 0, Generation())
-            drafts.append(draft)
+        for request, generation in zip(requests, generations, strict=True):
             try:
                 prompt = self._prompt(request, distinct)
             except BackendError as error:
-                draft.generation.error = str(error)
+                generation.error = str(error)
                 continue
-            draft.prompt_tokens = len(prompt.tokens)
-            room = self.local.context_tokens - draft.prompt_tokens
+            generation.prompt_tokens = len(prompt.tokens)
+            room = self.local.context_tokens - len(prompt.tokens)
             if room < 1:
-                draft.generation.error = (
-                    f"prompt of {draft.prompt_tokens} tokens: expected fewer than the context's "
+                generation.error = (
+                    f"prompt of {len(prompt.tokens)} tokens: expected fewer than the context's "
                     f"{self.local.context_tokens}"
                 )
                 continue
-            stream = stream_name(self.seed, self.local.name, request)
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
             temperature = request.question.fields.get("temperature")
             jobs.append(
                 Job(
                     prompt,
-                    stream,
+                    stream_name(self.seed, self.local.name, request),
                     longest,
-                    draft.generation,
-                    temperature,
+                    generation,
+                    self.temperature if temperature is None else temperature,
                     request.unwanted,
                     self._teller(request, longest),
                 )
             )
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
-        return drafts, deque(jobs)
+        return generations, deque(jobs)
 
     def _teller(self, request: Request, longest: int) -> Callable[[int, int, float], None] | None:
         """Tells the text that tokens make, once each, though a batch that fails is written anew."""
@@ -328,26 +308,22 @@ class LocalBackend(Backend):
             on_text = None
         if on_text is None and watcher is None:
             return None
-        tokens: list[int] = []
-        said = 0
+        pieces, told = self.local.pieces(), 0
 
         def tell(place: int, token: int, logprob: float) -> None:
-            nonlocal said
-            if place < len(tokens):
+            nonlocal told
+            if place < told:
                 return
             if not math.isfinite(logprob):
                 if watcher is not None:
                     watcher.wrote("", math.nan, last=True)
                 return
-            ended, piece = token in self.local.end_tokens, ""
-            tokens.append(token)
-            text = "" if ended else self.local.decode(tokens)
-            if text[said:] and not text.endswith("\ufffd"):  # in the middle of a character
-                piece, said = text[said:], len(text)
+            told, ended = told + 1, token in self.local.end_tokens
+            piece = "" if ended else pieces(token)
             if on_text is not None and piece:
                 on_text(piece)
             if watcher is not None:
-                last = ended or place + 1 == longest
+                last = ended or told == longest
                 watcher.wrote(piece, logprob, last=last, cut=last and not ended)
 
         return tell
@@ -373,12 +349,11 @@ class LocalBackend(Backend):
         if prompt is None or prompt.error is not None:
             prompt = self._begun(self.local.encode(request))
         self._cached[chat] = prompt
-        if len(self._cached) > self._max_cached_prompts:
+        if len(self._cached) > self.max_cached_prompts:
             self._cached.popitem(last=False)
         return prompt
 
-    def _attempt(self, draft: _Draft, wall_s: float) -> Attempt:
-        request, generation = draft.request, draft.generation
+    def _attempt(self, request: Request, generation: Generation, wall_s: float) -> Attempt:
         ended = generation.tokens and generation.tokens[-1] in self.local.end_tokens
         tokens = generation.tokens[: -1 if ended else None]
         text, fields = self.local.decode(tokens), request.question.fields
@@ -393,7 +368,7 @@ class LocalBackend(Backend):
             how=None if reading is None else reading.how,
             text=text,
             told=self._told(tokens, logprobs.tolist(), text) if fields.get("logprobs") else (),
-            prompt_tokens=draft.prompt_tokens,
+            prompt_tokens=generation.prompt_tokens,
             completion_tokens=len(generation.tokens),
             finish_reason=None if failed else "stop" if ended else CUT,
             mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
@@ -413,13 +388,12 @@ class LocalBackend(Backend):
         self, tokens: Sequence[int], logprobs: Sequence[float], text: str
     ) -> tuple[dict[str, Any], ...]:
         """Log-probabilities of the tokens of a text, as OpenAI has them."""
-        told: list[dict[str, Any]] = []
-        said = ""
-        for number, logprob in enumerate(logprobs[: len(tokens)], 1):
-            if len(said) >= len(text):
+        pieces, told, said = self.local.pieces(), [], 0
+        for token, logprob in zip(tokens, logprobs, strict=False):
+            if said >= len(text):
                 break
-            known, said = said, self.local.decode(tokens[:number])
-            piece = said[len(known) :]
+            piece = pieces(token)
+            said += len(piece)
             shown = {"token": piece, "logprob": float(logprob), "bytes": list(piece.encode())}
             told.append({**shown, "top_logprobs": []})
         return tuple(told)
@@ -444,12 +418,3 @@ class TransformersBackend(Ladder):
     def __init__(self, models: Sequence[LocalModel], **settings: Any) -> None:
         check_rungs(models)
         super().__init__([LocalBackend(model, **settings) for model in models], at_once=False)
-
-
-@dataclass(eq=False)
-class _Draft:
-    """An attempt in the making."""
-
-    request: Request
-    prompt_tokens: int
-    generation: Generation

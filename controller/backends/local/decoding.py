@@ -48,7 +48,6 @@ class Decoder:
     Args:
         model: a causal language model with plain key/value caches; its large linear layers are
             packed in place, unless it is compiled.
-        temperature: 0 takes the likeliest token each time.
 
     Attributes:
         cache: of the rows that are written now, or were last.
@@ -59,12 +58,10 @@ class Decoder:
         model: PreTrainedModel,
         end_tokens: Collection[int],
         *,
-        temperature: float,
         max_rows: int = 256,
         keep_hidden: bool = False,
     ) -> None:
-        self.model, self.temperature, self.max_rows = model, temperature, max_rows
-        self.keep_hidden = keep_hidden
+        self.model, self.max_rows, self.keep_hidden = model, max_rows, keep_hidden
         if getattr(model, "_compiled_call_impl", None) is None:
             pack_linears(model)
         self.cache = KVBatch(0, model.device)
@@ -204,7 +201,7 @@ class Decoder:
 
     def _write(self, rows: RunningBatch, first: int, logits: Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end."""
-        tokens, logprobs = rows.write(first, logits, self.temperature)
+        tokens, logprobs = rows.write(first, logits)
         broken = ~logprobs.isfinite()  # (K,)
         for row, job in enumerate(rows.jobs[first:]):
             if job.on_token is not None:

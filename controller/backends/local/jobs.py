@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from controller.backends.base import Flag
 from controller.backends.identity import uniforms
 from controller.backends.local.kv import BASE, NOT_FINITE, KeysValues, KVBatch, KVPrefix
 
@@ -66,6 +66,7 @@ class Generation:
     """What became of a job.
 
     Attributes:
+        prompt_tokens: length of its prompt, for those who ask.
         tokens: token ids written, the end token included.
         logprobs: of each at temperature 1, in nats, (tokens,) float32.
         cancelled_tokens: tokens written in a batch that failed, before it was tried again, or
@@ -76,6 +77,7 @@ class Generation:
 
     tokens: list[int] = field(default_factory=list)
     logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    prompt_tokens: int = 0
     prefill_tokens: int = 0
     cached_tokens: int = 0
     cancelled_tokens: int = 0
@@ -94,7 +96,7 @@ class Job:
 
     Attributes:
         max_tokens: longest that it may become, at least 1.
-        temperature: of its sampling; None for the decoder's.
+        temperature: of its sampling; 0 takes the likeliest token each time.
         on_token: told the place, the id and the log-probability of each token as it is written;
             one that is not finite ends it.
         keeps: whether the generation is to have a memory.
@@ -104,8 +106,8 @@ class Job:
     stream: str
     max_tokens: int
     generation: Generation
-    temperature: float | None = None
-    unwanted: Flag | None = None
+    temperature: float
+    unwanted: Event | None = None
     on_token: Callable[[int, int, float], None] | None = None
     keeps: bool = False
 
@@ -204,17 +206,12 @@ class RunningBatch:
         active = len(self.jobs)
         return self.tokens[:active].gather(1, self.written[:active, None] - 1)
 
-    def write(self, first: int, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Sample a token in the rows from `first` on, from logits (K, V).
-
-        Jobs may have temperatures of their own. Returns what `choose_tokens` does.
-        """
+    def write(self, first: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample a token in the rows from `first` on, from logits (K, V); see `choose_tokens`."""
         rows = slice(first, len(self.jobs))
         columns = self.written[rows, None]  # (K, 1)
         draws = self.draws[rows].gather(1, columns)[:, 0]  # (K,)
-        wanted = [
-            temperature if j.temperature is None else j.temperature for j in self.jobs[first:]
-        ]
+        wanted = [job.temperature for job in self.jobs[first:]]
         tokens, logprobs = choose_tokens(logits, draws, wanted[0])
         for other in set(wanted) - {wanted[0]}:
             here = torch.tensor([t == other for t in wanted], device=logits.device)  # (K,)

@@ -254,11 +254,6 @@ class KVBatch(Cache):  # type: ignore[misc]
         """Drop all rows and their memory."""
         self.num_active, self.layers = 0, []
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory that is held."""
-        return sum(x.nbytes for layer in self.layers for x in layer.memory)
-
     def shrink(self) -> None:
         """Let go of the memory of rows that are not active."""
         self.num_rows = self.num_active

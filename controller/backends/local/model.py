@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -217,6 +217,20 @@ class LocalModel:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def pieces(self) -> Callable[[int], str]:
+        """Tells, token by token, the text that each adds: none in the middle of a character."""
+        tokens: list[int] = []
+        said = 0
+
+        def piece(token: int) -> str:
+            nonlocal said
+            tokens.append(token)
+            text, known = self.decode(tokens), said
+            said = known if text.endswith("\ufffd") else len(text)
+            return text[known:said]
+
+        return piece
 
 
 def check_rungs(models: Sequence[LocalModel]) -> None:

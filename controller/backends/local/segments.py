@@ -18,7 +18,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,19 +67,13 @@ class _Draft:
 
 
 class _Rung:
-    """One model with decoders that end where segments, attempts and forced answers end."""
+    """One model, with a decoder that ends where attempts end and one that ends with lines, too."""
 
-    def __init__(self, local: LocalModel, segmentation: Segmentation, temperature: float) -> None:
-        def decoder(ends: Iterable[int], temperature: float) -> Decoder:
-            known = frozenset(ends) | local.end_tokens
-            return Decoder(local.model, known, temperature=temperature)
-
-        self.local, every = local, [[token] for token in range(len(local.tokenizer))]
-        texts = local.tokenizer.batch_decode(every)
-        breaks = tuple(token for token, text in enumerate(texts) if "\n" in text)
-        self.segments = decoder(breaks if segmentation.lines else (), temperature)
-        self.attempts = decoder((), temperature)
-        self.forced = decoder(breaks, 0.0)
+    def __init__(self, local: LocalModel) -> None:
+        every = local.tokenizer.batch_decode([[token] for token in range(len(local.tokenizer))])
+        breaks = {token for token, text in enumerate(every) if "\n" in text}
+        self.local, ends = local, local.end_tokens
+        self.attempts, self.lines = (Decoder(local.model, x) for x in (ends, ends | breaks))
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a piece of an attempt."""
@@ -133,7 +127,7 @@ class SegmentWriter:
         self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self.value = value
         self.segmentation = segmentation or Segmentation()
-        self._rungs = [_Rung(model, self.segmentation, temperature) for model in models]
+        self._rungs = [_Rung(model) for model in models]
         self.models = tuple(model.spec(temperature, max_new_tokens) for model in models)
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
@@ -205,7 +199,8 @@ class SegmentWriter:
     def _write(self, rung: _Rung, requests: Sequence[SegmentRequest]) -> list[Prefix]:
         started = time.perf_counter()
         drafts = self._begin(rung, requests)
-        self._decode(rung, [d for d in drafts if not d.request.to_end], rung.segments)
+        to_line = rung.lines if self.segmentation.lines else rung.attempts
+        self._decode(rung, [d for d in drafts if not d.request.to_end], to_line)
         self._decode(rung, [d for d in drafts if d.request.to_end], rung.attempts)
         self._read_on(rung, [draft for draft in drafts if not rung.ends(draft)])
         wall_s = (time.perf_counter() - started) / len(drafts)
@@ -252,8 +247,16 @@ class SegmentWriter:
                     f"attempt of {prefix.num_tokens} with a limit of {self.max_new_tokens}"
                 )
             stream, prompt = self._stream(rung.local.name, request), prompt_of(draft.before)
-            keeps = not request.to_end
-            jobs.append(Job(prompt, stream, min(limits), draft.generation, keeps=keeps))
+            jobs.append(
+                Job(
+                    prompt,
+                    stream,
+                    min(limits),
+                    draft.generation,
+                    self.temperature,
+                    keeps=not request.to_end,
+                )
+            )
         _run(decoder, jobs)
 
     def _stream(self, model: str, request: SegmentRequest) -> str:
@@ -353,8 +356,8 @@ class SegmentWriter:
         jobs = []
         for prefix, memory in zip(prefixes, read_pieces(small.local.model, pieces), strict=True):
             small.check_room(prefix.question, memory.num_tokens + MAX_FORCED_TOKENS)
-            jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation()))
-        _run(small.forced, jobs)
+            jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation(), temperature=0))
+        _run(small.lines, jobs)
         wall_s, forced = (time.perf_counter() - started) / len(prefixes), []
         for prefix, phrase, piece, job in zip(prefixes, phrases, pieces, jobs, strict=True):
             said, tokens = phrase + small.text(job.generation), len(job.generation.tokens)

@@ -33,6 +33,7 @@ from controller.backends.openai.endpoint import (
     probe,
 )
 from controller.backends.openai.prompt_lengths import WarmPrompts, characters, plausible
+from controller.backends.openai.quirks import STREAMED, Quirks
 from controller.backends.openai.replies import (
     Answered,
     Chunks,
@@ -48,16 +49,11 @@ from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
     NO_MODEL,
     REJECTED,
-    TOO_LONG,
     UNREADABLE,
-    WHOLE,
     CircuitBreaker,
-    Quirks,
     RetryBudget,
     UpstreamError,
-    named_fields,
     pause_s,
-    room_told,
     unsent,
     upstream_error,
 )
@@ -123,7 +119,7 @@ class OpenAIBackend(Backend):
         self._rng = random.Random(seed)
         self._client = endpoint.client()
         self.pulse = pulse or Pulse()
-        self._told = self._ignores_n = self._never_streams = False
+        self._told = self._ignores_n = False
         self._longest = self.spec.max_new_tokens or _LONGEST
         self._most = max(_MOST_WRITTEN, 4 * self._longest)
         self.quirks = Quirks(self.spec.name, endpoint.names)
@@ -338,45 +334,33 @@ class OpenAIBackend(Backend):
         return min(question.max_new_tokens or self._longest, self._longest)
 
     def _body(self, request: Request, n: int) -> dict[str, Any]:
+        body: dict[str, Any]
         if request.action is ActionKind.VERIFY:
-            return self._verifying_body(request)
-        body: dict[str, Any] = {"max_tokens": self._longest_of(request.question)}
-        if self.endpoint.wants_logprobs:
-            body["logprobs"] = True
-        if n > 1:
-            body["n"] = n
-        body |= {"temperature": self.spec.temperature, **request.question.fields}
-        seed = body.get("seed", self.endpoint.seed)
-        if seed is not None:
-            # Attempts that had one seed would be one attempt.
-            body["seed"] = stream_seed(stream_name(seed, self.spec.name, request))
-        body |= self.endpoint.body
+            # A word about an attempt, in no other form than that, and its alternatives.
+            body = {"logprobs": True, "top_logprobs": MOST_ALTERNATIVES}
+            body |= {"max_tokens": VERDICT_TOKENS, "temperature": 0, **self.endpoint.body}
+            body["temperature"] = None if body["temperature"] is None else 0
+        else:
+            body = {"max_tokens": self._longest_of(request.question)}
+            body |= {"logprobs": self.endpoint.wants_logprobs or None, "n": n if n > 1 else None}
+            body |= {"temperature": self.spec.temperature, **request.question.fields}
+            seed = body.get("seed", self.endpoint.seed)
+            if seed is not None:
+                # Attempts that had one seed would be one attempt.
+                body["seed"] = stream_seed(stream_name(seed, self.spec.name, request))
+            body |= self.endpoint.body
         body |= {"model": self._model(request), "messages": self._chat(request)}
-        return self.quirks.suited({k: v for k, v in body.items() if v is not None})
-
-    def _verifying_body(self, request: Request) -> dict[str, Any]:
-        """For a word about an attempt, in no other form than that, and its alternatives."""
-        body: dict[str, Any] = {"logprobs": True, "top_logprobs": MOST_ALTERNATIVES}
-        body |= {"max_tokens": VERDICT_TOKENS, "temperature": 0, **self.endpoint.body}
-        body["temperature"] = None if body["temperature"] is None else 0
-        body |= {"model": self._model(request), "messages": self._chat(request)}
+        if self.endpoint.streams or request.on_text or request.watcher:
+            body |= STREAMED
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
 
     async def _ask(self, requests: Sequence[Request], reader: StreamReader) -> Answered:
         """One request to the server."""
         request = requests[0]
         body = self._body(request, len(requests))
-        streams = self.endpoint.streams or request.on_text or request.watcher
         try:
-            if (
-                not (streams or WHOLE in self.quirks.refused)
-                or self._never_streams
-                or "stream" in self.quirks.refused
-            ):
+            if "stream" not in body:
                 return read_reply(await self._post(_PATH, cast_to=str, body=body), reader)
-            body = self.quirks.suited(
-                {**body, "stream": True, "stream_options": {"include_usage": True}}
-            )
             limits = self.endpoint.silence_s, self.endpoint.idle_timeout_s
             async with (
                 while_heard(reader, self.pulse, *limits),
@@ -390,25 +374,14 @@ class OpenAIBackend(Backend):
             ):
                 if stream.is_whole:
                     answered = read_reply((await stream.response.aread()).decode(), reader)
-                    self._never_streams = not reader.choices
+                    self.quirks.never_streams = reader.in_one
                     return answered
                 stream.heard = partial(self._hear, reader)
                 await reader.read(stream)
             return reader.result()
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
-            asked = request.question.fields
-            named = named_fields(failure, asked)
-            if failure.kind == TOO_LONG:
-                failure.room = room_told(failure, body)
-            elif failure.kind == UNREADABLE or reader.pieces:
-                pass
-            elif self.quirks.learn(failure, body, asked):
-                failure.mended, failure.blames_server = True, False
-            elif failure.kind == REJECTED or (named and failure.status >= 500):
-                named = named or named_fields(failure, ["messages"])
-                failure.kind = ":".join((REJECTED, *named[:1]))
-                failure.retryable = failure.blames_server = False
+            self.quirks.take(failure, body, request.question.fields, begun=reader.pieces > 0)
             raise failure from None
 
     def _hear(self, reader: StreamReader) -> None:

@@ -6,15 +6,14 @@ import asyncio
 import json
 import math
 import re
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 from openai import AsyncStream, OpenAIError
-from openai._streaming import ServerSentEvent
 
 from controller.answers.thoughts import parted
 from controller.backends.base import Request, Watcher
@@ -55,9 +54,8 @@ _THOUGHTS = (
 )
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
 _BOM = "\ufeff"
-_EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)
 _WORD = re.compile(r"[\w .:-]*")
-_ERROR_FIELD = re.compile(rb"error: ?(\{.*\})")
+_ERROR_FIELD = re.compile(r"error: ?(\{.*\})")  # llama.cpp's
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
 
@@ -100,62 +98,22 @@ def read_reply(text: str, reader: StreamReader) -> Answered:
     """A reply that came in one piece, under any content type: JSON, or events all the same.
 
     Raises:
-        UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
+        UpstreamError: bad_type, or see `StreamReader`.
     """
-    text = text.strip(_BOM + " \r\n")
+    text, events = text.strip(_BOM + " \r\n"), Events()
     try:
-        return read_completion(json.loads(text, strict=False))
+        told = [json.loads(text, strict=False)]
+        reader.in_one = events.done = True
     except ValueError:
-        told = _EVENT.findall(text)
+        told = [*events.told(text.split("\n"))]
         if not told and text[:1] in "[{":
             raise
-    if not told:
+    if not told or told == [None]:
         raise UpstreamError("bad_type")
-    for event in told:
-        reader.add(json.loads(event))
-    reader.done = "[DONE]" in text
+    for chunk in told:
+        reader.add(chunk)
+    reader.done = events.done
     return reader.result()
-
-
-def read_completion(response: object) -> Answered:
-    """The choices of a response; see `read_reply`."""
-    _check(response)
-    if not isinstance(response, dict):
-        raise UpstreamError("bad_type")
-    usage = counted(response)
-    completion = usage.completion
-    wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
-    choices = _listed(response, "choices")
-    choices.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
-    written = [
-        Written(
-            text=text,
-            thoughts=(thoughts := clean(_thought(_message(choice)))),
-            refused=_refuses(_message(choice)),
-            calls=_calls(_called(_message(choice))),
-            entries=(entries := logprobs_entries(choice)),
-            logprobs=plausible_logprobs(entries),
-            tokens=completion,
-            thinking=usage.thinking(*_lengths(thoughts, text)),
-            finish_reason=_reason(choice),
-        )
-        for choice in choices
-        if (text := _text(choice, completion or 0)) is not None and _reason(choice) != FAILED
-    ]
-    if not written:
-        if told := [*filter(None, (part_of(choice, "error") for choice in choices))]:
-            raise told_error(told[0], wasted)
-        failed = any(_reason(choice) == FAILED for choice in choices)
-        kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
-        raise UpstreamError(kind, wasted=wasted)
-    if len(written) > 1 and completion is not None:
-        written = _shared(written, completion, alone=timings_of(response) is not None)
-    return Answered(
-        written=tuple(written),
-        prompt_tokens=usage.prompt,
-        cached_tokens=usage.cached,
-        model=_name(response),
-    )
 
 
 def _check(found: object, wasted: Usage | None = None) -> None:
@@ -183,30 +141,19 @@ def _listed(found: object, name: str) -> list[Any]:
 
 def _message(choice: Any) -> Any:
     text = part_of(choice, "text")
-    return part_of(choice, "message") or (None if text is None else {"content": text})
+    return part_of(choice, "message") or ({"content": text} if text else None)
 
 
-def _text(choice: Any, written: int) -> str | None:
-    """What a choice says, a refusal included; None if nothing tells that it was generated."""
-    message = _message(choice)
-    for said in filter(None, _said(message)):
-        return clean(said)
-    ended = written or _reason(choice) or _thought(message)
-    return "" if ended or _called(message) else None
-
-
-def _said(message: Any) -> Iterator[str]:
-    """Content and refusal of a message or a delta, where it has them; parts of text as one."""
+def _said(message: Any) -> str:
+    """Content of a message or a delta, or else its refusal; parts of text as one."""
     for said in (part_of(message, "content"), part_of(message, "refusal")):
         number = isinstance(said, int | float)
         if number or (isinstance(said, dict) and not said.keys() & {"type", *_TEXTS}):
             said = json.dumps(said)  # an answer in JSON that is no text, as of Workers AI
-        if isinstance(said, list | dict):
-            said = _joined(
-                [p for p in (said if isinstance(said, list) else [said]) if not _thinks(p)]
-            )
-        if isinstance(said, str):
-            yield said
+        parts = said if isinstance(said, list) else [said]
+        if text := _joined([part for part in parts if not _thinks(part)]):
+            return text
+    return ""
 
 
 def _refuses(message: Any) -> bool:
@@ -241,39 +188,6 @@ def _called(message: Any) -> list[Any]:
     return _listed(message, "tool_calls") or ([{"function": told}] if told else [])
 
 
-def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
-    """Calls of functions, by the names that OpenAI gives their parts."""
-    called = [(call, part_of(call, "function")) for call in listed][:_MOST_CALLS]
-    return tuple(
-        _call(
-            part_of(call, "id"),
-            part_of(function, "name"),
-            part_of(function, "arguments"),
-            part_of(call, "extra_content"),
-        )
-        for call, function in called
-        if isinstance(function, dict)
-    )
-
-
-def _call(name: object, function: object, arguments: object, extra: object) -> dict[str, Any]:
-    shown = name if isinstance(name, str) and name else f"call_{uuid.uuid4().hex}"
-    arguments = _json(arguments)
-    if isinstance(arguments, str) and arguments.startswith('"'):  # JSON in JSON
-        with suppress(ValueError):
-            arguments = json.loads(arguments)
-    said = {"name": function, "arguments": arguments or "{}"}
-    called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
-    told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
-    # Gemini's servers want it back with the call.
-    return {**told, "extra_content": extra} if isinstance(extra, dict) else told
-
-
-def _json(arguments: object) -> object:
-    """Arguments as OpenAI has them, where a server sends the object itself."""
-    return json.dumps(arguments) if isinstance(arguments, dict) else arguments
-
-
 def _thought(message: Any) -> str:
     """Reasoning before the answer, under any name that servers give it."""
     beside = (_joined(part_of(message, name)) for name in _THOUGHTS)
@@ -290,13 +204,44 @@ def _reason(choice: Any) -> str | None:
     return next(meant, reason[:_LONGEST_REASON])
 
 
+class Events:
+    """Reads JSON from lines: of events, however they are cut into lines, or without events."""
+
+    done = False
+    """Whether the server has said that it is."""
+    _open = ""
+
+    def told(self, lines: Iterable[str]) -> Iterator[object]:
+        """What the lines complete; an event that breaks off raises a JSONDecodeError at its end.
+
+        Lines without data, or of words alone, keep a stream alive.
+        """
+        for line in (line.strip(_BOM + " \t\r") for line in lines):
+            error = _ERROR_FIELD.fullmatch(line)
+            said = line.removeprefix("data:").strip() if line.startswith(("data:", "{")) else ""
+            said = f'{{"error": {error[1]}}}' if error else said
+            self.done = self.done or said.startswith("[DONE]")
+            if self.done:
+                return
+            if not line and self._open:
+                json.loads(self._open)
+            if not self._open and _WORD.fullmatch(said):
+                continue
+            self._open += said
+            try:
+                told = json.loads(self._open)
+            except json.JSONDecodeError:
+                continue  # so far
+            self._open = ""
+            yield told
+
+
 class Chunks(AsyncStream[object]):
     """The chunks of a stream, and whether it has said that it is done."""
 
     done = False
     heard: Callable[[], None] = staticmethod(lambda: None)
     """Called with everything that comes, signs of life without a word among it."""
-    _over = False
 
     @property
     def is_whole(self) -> bool:
@@ -304,49 +249,16 @@ class Chunks(AsyncStream[object]):
         kind = self.response.headers.get("content-type", "")
         return re.search(r"\bjson\b(?!-)", kind) is not None
 
-    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in self._decoder.aiter_bytes(self._closed()):
-            for data in _parts(event.data):
-                self.done = self.done or data.startswith("[DONE]")
-                if not (self._over and _is_torn(data)):
-                    yield ServerSentEvent(event=event.event, data=data)
-
-    async def _closed(self) -> AsyncIterator[bytes]:
-        """The bytes with an end to the last event, which some leave open.
-
-        Lines of JSON, as some send instead of events, are events, too.
-        """
-        last = b""
+    async def __stream__(self) -> AsyncIterator[object]:
+        events, last = Events(), b""
         async for piece in self.response.aiter_bytes():
             self.heard()
             *lines, last = (last + piece).split(b"\n")
-            yield b"".join(map(_event_line, lines))
-        self._over = True
-        yield _event_line(last) + b"\n"
-
-
-def _event_line(line: bytes) -> bytes:
-    line = _ERROR_FIELD.sub(rb'{"error": \1}', line.removeprefix(_BOM.encode()))  # llama.cpp's
-    return b"data: " + line + b"\n\n" if line.startswith(b"{") else line + b"\n"
-
-
-def _is_torn(data: str) -> bool:
-    """Whether the data of an event broke off."""
-    try:
-        json.loads(data)
-    except json.JSONDecodeError:
-        return not data.startswith("[DONE]")
-    return False
-
-
-def _parts(data: str) -> list[str]:
-    """The events of one that is several where a server puts no empty lines between them.
-
-    None where there is no data, or only words, which keeps a stream alive.
-    """
-    lines = [line for line in map(str.strip, data.split("\n")) if not _WORD.fullmatch(line)]
-    whole = all(line.startswith(("{", "[DONE]")) and line.endswith(("}", "]")) for line in lines)
-    return lines if whole else [data.strip()]
+            for told in events.told(map(bytes.decode, lines)):
+                yield told
+        for told in events.told([last.decode()]):
+            yield told
+        self.done = events.done
 
 
 @dataclass
@@ -363,7 +275,34 @@ class _Call:
         """Whether a function's name begins another call, by that one's id or what this one has."""
         if name or self.name:
             return bool(name and self.name and name != self.name)
-        return bool(self.arguments) and not _is_torn(self.arguments)
+        with suppress(json.JSONDecodeError):
+            json.loads(self.arguments)
+            return True
+        return False
+
+    def add(self, told: Any) -> None:
+        """Take what is told of it."""
+        said = part_of(told, "function")
+        self.name = self.name or part_of(told, "id")
+        self.function = self.function or part_of(said, "name")
+        self.extra = self.extra or part_of(told, "extra_content")
+        more = part_of(said, "arguments")
+        more = json.dumps(more) if isinstance(more, dict) else more  # the object itself
+        self.arguments += more if isinstance(more, str) else ""
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """Itself, by the names that OpenAI gives its parts."""
+        shown = self.name if isinstance(self.name, str) and self.name else f"call_{uuid4().hex}"
+        arguments: object = self.arguments
+        if self.arguments.startswith('"'):  # JSON in JSON
+            with suppress(ValueError):
+                arguments = json.loads(self.arguments)
+        said = {"name": self.function, "arguments": arguments or "{}"}
+        called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
+        told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
+        # Gemini's servers want it back with the call.
+        return {**told, "extra_content": self.extra} if isinstance(self.extra, dict) else told
 
 
 @dataclass
@@ -380,81 +319,85 @@ class _Choice:
     thoughts: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     finish_reason: str | None = None
+    error: object = None
 
     @property
     def pieces(self) -> int:
         """Pieces written so far, each about a token."""
         return len(self.texts) + self.unseen
 
-    def add(self, told: Any) -> None:
-        """Take what a chunk tells of it."""
-        delta = part_of(told, "delta")
-        pieces = [*filter(None, _said(delta))]
-        self.refused |= not self.texts and _refuses(delta)
-        for said in pieces:
+    def add(self, told: Any, message: Any, *, in_one: bool) -> None:
+        """Take what a chunk tells of it by a delta, or a reply by a message `in_one` piece."""
+        said, thought = _said(message), _thought(message)
+        if said:
+            self.refused |= not self.texts and _refuses(message)
             self.texts.append(said)
             if self.on_text is not None and not self.refused:
                 self.on_text(said)
-        if thought := _thought(delta):
+        if thought:
             self.thoughts.append(thought)
             self.unseen += 1
             if self.on_thought is not None:
                 self.on_thought(thought)
-        for call in _called(delta):
-            self._add_call(call)
+        for place, call in enumerate(_called(message)):
+            self._add_call(call, place if in_one else part_of(call, "index"))
         entries = logprobs_entries(told)
         self.logprobs.extend(entries)
         if self.watcher is not None:
             for place, logprob in enumerate(plausible_logprobs(entries)):
-                self.watcher.wrote("" if place else "".join(pieces), logprob)
+                self.watcher.wrote("" if place else said, logprob)
         self.finish_reason = _reason(told) or self.finish_reason
+        self.error = part_of(told, "error")
 
-    def _add_call(self, call: Any) -> None:
+    def _add_call(self, call: Any, index: object) -> None:
         """Take a piece of a call: of the last one of its index, unless it names the next one.
 
         Gemini's servers tell no index, or the same one for all calls; some an id for each piece.
         """
-        index, name = part_of(call, "index"), part_of(call, "id") or None
         same = (known for known in reversed(self.calls) if index in (known.index, None))
-        known, said = next(same, None), part_of(call, "function")
-        if known is None or (part_of(said, "name") and known.is_over(name)):
+        known, begins = next(same, None), part_of(part_of(call, "function"), "name")
+        if known is None or (begins and known.is_over(part_of(call, "id"))):
             if len(self.calls) == _MOST_CALLS:
                 return
             known = _Call(index)
             self.calls.append(known)
-        known.name = known.name or name
-        known.function = known.function or part_of(said, "name")
-        known.extra = known.extra or part_of(call, "extra_content")
-        more = _json(part_of(said, "arguments"))
-        known.arguments += more if isinstance(more, str) else ""
+        known.add(call)
         self.unseen += 1
 
-    def written(self, usage: Counted, *, alone: bool) -> Written:
+    def written(self, usage: Counted, *, alone: bool, in_one: bool) -> Written:
         """The whole choice; the server's count is of it where it is alone."""
-        counts = usage if alone else usage._replace(completion=None)
         text, thoughts = (clean("".join(pieces)) for pieces in (self.texts, self.thoughts))
-        within, said = _lengths("", text)
-        in_tags = round(len(self.texts) * within / max(within + said, 1))
-        thought = len(self.thoughts) + in_tags
+        tokens = usage.completion if alone or in_one else None
+        if in_one:
+            thinking = usage.thinking(*_lengths(thoughts, text))
+        else:
+            within, said = _lengths("", text)
+            in_tags = round(len(self.texts) * within / max(within + said, 1))
+            thought = len(self.thoughts) + in_tags
+            counts = usage._replace(completion=tokens)
+            thinking = counts.thinking(thought, self.pieces - thought)
+            tokens = self.pieces if tokens is None else tokens
         return Written(
             text=text,
             thoughts=thoughts,
             refused=self.refused,
-            calls=tuple(
-                _call(known.name, known.function, known.arguments, known.extra)
-                for known in self.calls
-            ),
+            calls=tuple(call.whole for call in self.calls if call.function or call.arguments),
             entries=tuple(self.logprobs),
             logprobs=plausible_logprobs(self.logprobs),
-            tokens=self.pieces if counts.completion is None else counts.completion,
-            thinking=counts.thinking(thought, self.pieces - thought),
+            tokens=tokens,
+            thinking=thinking,
             finish_reason=self.finish_reason,
         )
 
 
 @dataclass
 class StreamReader:
-    """Puts the chunks of a stream together, which has a choice for each request."""
+    """Puts the chunks of a stream together, or reads a whole reply, of a choice for each request.
+
+    Raises:
+        UpstreamError: `bad_type` of a chunk; `truncated_stream` of chunks, `empty_choices` or
+            `null_content` of a whole reply, `finish_error`, or as `told_error` says.
+    """
 
     requests: Sequence[Request]
     prompt_tokens: int = 0
@@ -465,7 +408,7 @@ class StreamReader:
     heard_at: float = -math.inf
     done: bool = False  # said so, with or without a reason
     summed: bool = False  # told usage after the last piece
-    whole: Any = None  # a completion in one event
+    in_one: bool = False  # a reply is whole, be it in an event
 
     @property
     def pieces(self) -> int:
@@ -497,16 +440,19 @@ class StreamReader:
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = _name(chunk) or self.model
         choices = _listed(chunk, "choices")
-        if any(_message(told) and not part_of(told, "delta") for told in choices):
-            self.whole = self.whole or chunk
+        choices.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
         if told_usage(chunk) or timings_of(chunk):
             self.first, self.last = self.first or chunk, chunk
             # Some tell it with every chunk; after the end it comes without a choice.
             self.summed |= not choices
-        for told in choices:
-            choice = self._choice(natural(part_of(told, "index")))
+        for place, told in enumerate(choices):
+            message = part_of(told, "delta")
+            if message is None and (self.in_one or not self.pieces):
+                message = _message(told)
+                self.in_one |= bool(message)
+            choice = self._choice(place if self.in_one else natural(part_of(told, "index")))
             if choice is not None:
-                choice.add(told)
+                choice.add(told, message, in_one=self.in_one)
 
     def _choice(self, index: int | None) -> _Choice | None:
         """The choice of an index; None for those that nobody asked for.
@@ -515,7 +461,9 @@ class StreamReader:
         """
         if self.choices and (index is None or None in self.choices):
             return next(iter(self.choices.values()))
-        if index not in self.choices and len(self.choices) < len(self.requests):
+        if index not in self.choices and self.in_one:
+            self.choices[index] = _Choice()
+        elif index not in self.choices and len(self.choices) < len(self.requests):
             request = self.requests[len(self.choices)]
             self.choices[index] = _Choice(request.on_text, request.on_thought, request.watcher)
         return self.choices.get(index)
@@ -537,30 +485,42 @@ class StreamReader:
                 return
 
     def result(self) -> Answered:
-        """The whole choices, or an UpstreamError `truncated_stream` or `finish_error`."""
-        if self.whole and not self.pieces:
-            return read_completion(self.whole)
-        usage, ends = counted(self.last), self.done or self.summed
+        """The whole choices."""
+        usage, ends = counted(self.last), self.done or self.summed or self.in_one
         if usage.prompt is None:  # Anthropic's way, which has it at the beginning
             begun = counted(self.first)
             usage = usage._replace(prompt=begun.prompt, cached=begun.cached)
+        choices, in_one = [*self.choices.values()], self.in_one
         # Some give no reason.
-        whole = [c for c in self.choices.values() if c.finish_reason or (c.pieces and ends)]
-        if not whole:
-            raise UpstreamError("truncated_stream", wasted=self.wasted)
+        some = in_one and usage.completion
+        whole = [c for c in choices if c.finish_reason or (ends and (c.pieces or some))]
         good = [choice for choice in whole if choice.finish_reason != FAILED]
         if not good:
-            raise UpstreamError("finish_error", wasted=self.wasted)
-        written = [choice.written(usage, alone=len(self.choices) == 1) for choice in good]
-        if len(good) == len(self.choices) > 1 and usage.completion is not None:
+            raise self._failure(usage, "finish_error" if whole else "truncated_stream")
+        alone = len(choices) == 1
+        written = [choice.written(usage, alone=alone, in_one=in_one) for choice in good]
+        shares = len(good) > 1 and (in_one or len(good) == len(choices))
+        if shares and usage.completion is not None:
             written = _shared(written, usage.completion, alone=timings_of(self.last) is not None)
         return Answered(
             written=tuple(written),
             prompt_tokens=usage.prompt,
             cached_tokens=usage.cached,
             model=self.model,
-            wasted=Usage(cancelled_tokens=self.pieces - sum(c.pieces for c in good)),
+            wasted=Usage(
+                cancelled_tokens=0 if in_one else self.pieces - sum(c.pieces for c in good)
+            ),
         )
+
+    def _failure(self, usage: Counted, kind: str) -> UpstreamError:
+        """Of an answer without a good choice; whole replies are read for why."""
+        if not self.in_one:
+            return UpstreamError(kind, wasted=self.wasted)
+        wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=usage.completion or 0)
+        if told := next(filter(None, (c.error for c in self.choices.values())), None):
+            return told_error(told, wasted)
+        empty = "null_content" if self.choices else "empty_choices"
+        return UpstreamError(empty if kind == "truncated_stream" else kind, wasted=wasted)
 
 
 @dataclass

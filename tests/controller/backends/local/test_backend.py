@@ -261,15 +261,15 @@ class TestModel:
         prompts = {id(job.generation): job.prompt.tokens for job in jobs}
         backend.rungs[0]._decoder.run(jobs)
         for draft in drafts:
-            prompt = prompts[id(draft.generation)]
-            ids = torch.tensor([[*prompt, *draft.generation.tokens]])
+            prompt = prompts[id(draft)]
+            ids = torch.tensor([[*prompt, *draft.tokens]])
             with torch.inference_mode():
                 logprobs = (
                     models[0].model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
                 )
-            written = torch.tensor(draft.generation.tokens)[:, None]
+            written = torch.tensor(draft.tokens)[:, None]
             expected = logprobs.gather(1, written)[:, 0].numpy()
-            np.testing.assert_allclose(draft.generation.logprobs, expected, atol=1e-4)
+            np.testing.assert_allclose(draft.logprobs, expected, atol=1e-4)
 
     def test_samples_follow_the_distribution(self, models: list[LocalModel]) -> None:
         requests = samples(QUESTIONS[:1], 2000)
@@ -277,7 +277,7 @@ class TestModel:
         drafts, jobs = backend.rungs[0]._plan(requests)
         logits = models[0].model(input_ids=torch.tensor([jobs[0].prompt.tokens])).logits[0, -1]
         backend.rungs[0]._decoder.run(jobs)
-        counts = np.bincount([d.generation.tokens[0] for d in drafts], minlength=len(logits))
+        counts = np.bincount([d.tokens[0] for d in drafts], minlength=len(logits))
         expected = logits.softmax(-1).detach().numpy()
         assert np.abs(counts / len(requests) - expected).sum() / 2 < 0.1
 
@@ -353,12 +353,12 @@ class TestOtherModels:
         (whole,) = run_now(build(models).attempts(samples(count=1)[:1]))
         drafts, jobs = build(models).rungs[0]._plan(samples(count=1)[:1])
         build(models).rungs[0]._decoder.run(jobs)
-        third = drafts[0].generation.tokens[2]
+        third = drafts[0].tokens[2]
         models[0].model.generation_config.eos_token_id = [third, models[0].tokenizer.eos_token_id]
         again = [replace(model) for model in models]
         (cut,) = run_now(build(again).attempts(samples(count=1)[:1]))
         assert whole.completion_tokens > cut.completion_tokens
-        assert cut.completion_tokens == drafts[0].generation.tokens.index(third) + 1
+        assert cut.completion_tokens == drafts[0].tokens.index(third) + 1
 
     def test_model_without_keys_and_values(self, models: list[LocalModel]) -> None:
         config = MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1)
@@ -457,7 +457,7 @@ class TestFailure:
         requests = samples(count=16)
         drafts, jobs = build(models).rungs[0]._plan(requests)
         build(models).rungs[0]._decoder.run(jobs)
-        poison = drafts[0].generation.tokens[3]
+        poison = drafts[0].tokens[3]
 
         def spoil(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
             (ids,) = args
@@ -469,7 +469,7 @@ class TestFailure:
         models[0].model.get_input_embeddings().register_forward_hook(spoil)
         attempts = run_now(build(models, max_rows=9).attempts(requests))
         for attempt, draft in zip(attempts, drafts, strict=True):
-            tokens = draft.generation.tokens
+            tokens = draft.tokens
             if poison in tokens[:-1]:
                 assert attempt.error is not None
                 assert ("out of memory" if raises else "finite") in attempt.error

@@ -500,14 +500,15 @@ def test_what_a_client_asks_for_is_named_in_words(server, words, code, fields, n
     assert backend.breaker.allows
 
 
-def test_thoughts_that_count_as_written_have_room_of_their_own(server):
+@pytest.mark.parametrize("streams", [False, True])
+def test_thoughts_that_count_as_written_have_room_of_their_own(server, streams):
     words = (
         "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our "
         "documentation at https://docs.claude.com/en/docs#max-tokens-and-context-window-size"
     )
     server.script(objecting({"error": {"message": words}}, lambda sent: sent["max_tokens"] <= 2000))
     body = {"thinking": {"type": "enabled", "budget_tokens": 2000}}
-    (attempt,), _ = ask(server.url, body=body, max_new_tokens=100)
+    (attempt,), _ = ask(server.url, body=body, max_new_tokens=100, streams=streams)
     assert (attempt.answer, [r.body["max_tokens"] for r in server.requests]) == ("7", [100, 2100])
 
 
