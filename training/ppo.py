@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,12 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of the terms of the loss, those of the values apart."""
+    """Of the terms of the loss, those of the values apart; `judges` if the policy's own are one."""
 
     policy: float = 1.0
     entropy: float = 0.0
     prior: float = 0.0
+    judges: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +123,10 @@ def ppo_loss(
     advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-    values = torch.stack(
-        [policy.value(batch.observations), critic(batch.observations, batch.truths)]
-    )
-    value_loss = 0.5 * (values - batch.returns).square().mean(1).sum()
+    values = [critic(batch.observations, batch.truths)]
+    if weights.judges:
+        values.append(policy.value(batch.observations))
+    value_loss = 0.5 * (torch.stack(values) - batch.returns).square().mean(1).sum()
     allowed = log_probs.masked_fill(~batch.masks, 0.0)
     entropy = -(log_probs.exp() * allowed).sum(-1).mean()
     advised = log_probs.gather(-1, batch.advised[:, None]).squeeze(-1)
@@ -367,7 +368,9 @@ class PPO:
 
     def _learn(self, rollout: Rollout, weights: Weights) -> Losses:
         size = len(rollout.actions) // self.config.num_minibatches
-        for _ in range(self.config.num_epochs):
+        for epoch in range(self.config.num_epochs):
+            # Nothing is learnt from the policy's own values: one look at each step is enough.
+            weights = replace(weights, judges=epoch == 0)
             order = torch.randperm(len(rollout.actions), generator=self._generator)
             for start in range(0, len(order), size):
                 batch = rollout.take(order[start : start + size])

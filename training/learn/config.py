@@ -11,8 +11,8 @@ from controller.errors import ConfigError, check_range
 from controller.process.types import Rates
 from controller.registry import NETWORKS, Registry
 
-STEPS_PER_ATTEMPT = 64
-LEAST_STEPS, MOST_STEPS = 300_000, 8_000_000
+STEPS_PER_ATTEMPT = 48
+LEAST_STEPS, MOST_STEPS = 225_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
 STARTED = 10
@@ -67,7 +67,7 @@ class PPOConfig:
     clip: float = 0.2
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
-    cloning_share: float = 0.25
+    cloning_share: float = 0.1
     prior_coefficient: float = 0.1
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (128, 128)
@@ -205,10 +205,10 @@ class TrainConfig:
         """The same with `total_steps`, if left open, as suits so many attempts to learn from.
 
         A policy that meets few outcomes again and again learns them by heart:
-        docs/decisions/0024 and 0040.
+        docs/decisions/0024, 0040 and 0058.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 130_000)]
-        [300000, 640000, 8000000]
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 200_000)]
+        [225000, 480000, 8000000]
         """
         if self.ppo.total_steps:
             return self

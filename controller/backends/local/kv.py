@@ -33,7 +33,13 @@ def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
     """One forward pass, each row through its own adapter."""
     if not getattr(model, "peft_config", None):
         return model(**inputs)
-    return model(**inputs, adapter_names=list(adapters))
+    first, *others = dict.fromkeys(adapters)
+    if others or first == BASE:
+        return model(**inputs, adapter_names=list(adapters))
+    # For rows of one adapter peft copies none.
+    if model.active_adapters != [first]:
+        model.set_adapter(first, inference_mode=True)
+    return model(**inputs)
 
 
 def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:

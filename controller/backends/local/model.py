@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ END_TOKENS = (
 )
 """Of GGUF files; source: llama.cpp, tokens that end a generation."""
 DIGEST_LENGTH = 16
-_ROWS, _SIZE, _REPEATS = 8, 1536, 5
+_ROWS, _SIZE, _REPEATS = 8, 1536, 30
 LEAST_WEIGHTS = 2**18
 """Smaller layers stay as they are: they lie in the processor's cache."""
 
@@ -385,21 +386,26 @@ def fast_dtype(stored: torch.dtype) -> torch.dtype:
     Halves become float32 without loss. A processor without units for them is several times
     slower with them, one that has such units several times faster.
     """
-    if stored.itemsize >= torch.float32.itemsize or _matmul_s(stored) < _matmul_s(torch.float32):
-        return stored
-    return torch.float32
+    is_whole = stored.itemsize >= torch.float32.itemsize
+    return stored if is_whole or _is_faster(stored) else torch.float32
 
 
 @cache
-def _matmul_s(dtype: torch.dtype) -> float:
-    """Least time of a small matrix product; measured, since flags do not tell what is fast."""
-    rows, weights = torch.ones(_ROWS, _SIZE, dtype=dtype), torch.ones(_SIZE, _SIZE, dtype=dtype)
-    times = []
-    for _ in range(_REPEATS):
+def _is_faster(half: torch.dtype) -> bool:
+    """Whether small products take less time in halves; measured, since flags do not tell.
+
+    Both take turns, so that what else the machine does slows down both.
+    """
+    parts = {
+        dtype: (torch.ones(_ROWS, _SIZE, dtype=dtype), torch.ones(_SIZE, _SIZE, dtype=dtype))
+        for dtype in (half, torch.float32)
+    }
+    least = dict.fromkeys(parts, math.inf)
+    for dtype in [*parts] * _REPEATS:
         started = time.perf_counter()
-        functional.linear(rows, weights)
-        times.append(time.perf_counter() - started)
-    return min(times)
+        functional.linear(*parts[dtype])
+        least[dtype] = min(least[dtype], time.perf_counter() - started)
+    return least[half] < least[torch.float32]
 
 
 class PackedLinear(nn.Linear):
