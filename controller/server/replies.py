@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
-from controller.server.ops import service_log
+from controller.server.logs import tell
 from controller.server.schema import MODEL, ChatRequest, Completing, complaint
 
 Json = dict[str, Any]
@@ -323,7 +324,7 @@ def refused(request: Request, error: Exception) -> Response:
 
 def bug(request: Request, error: Exception) -> Response:
     """A 500 that tells the log where, and the client nothing."""
-    service_log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path}})
+    tell("bug", logging.ERROR, error=error, path=request.url.path)
     return JSONResponse(error_json("internal error", "server_error"), 500)
 
 
