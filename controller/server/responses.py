@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from controller.backends.base import HINTS
-from controller.core import Choice
 from controller.process.types import CUT, Question
 from controller.server.engine import Served
 from controller.server.replies import (
@@ -33,7 +32,6 @@ from controller.server.schema import (
     Asked,
     CallId,
     ChatRequest,
-    Compatible,
     Effort,
     FunctionIn,
     Name,
@@ -44,6 +42,15 @@ from controller.server.schema import (
     TopLogprobs,
     Verbosity,
 )
+
+
+class Compatible(Passed):
+    """Parts of messages as clients get them back from us."""
+
+    @property
+    def extra(self) -> set[str]:
+        """Without what we send."""
+        return super().extra - {"id", "status", "annotations", "logprobs"}
 
 
 class PartIn(Compatible):
@@ -271,23 +278,17 @@ class ResponseForm:
         begun = self._response("in_progress", [])
         return b"".join(self._event(kind, response=begun) for kind in ("created", "in_progress"))
 
-    def choice(self, choice: Choice) -> bytes:
-        """Nothing: clients know all events that there may be."""
+    def choice(self, *told: object) -> bytes:
+        """Nothing: clients know all events that there may be, and thoughts are not told here."""
         return b""
 
-    def written(self, place: int, piece: str) -> bytes:
-        """Nothing, likewise."""
-        return b""
+    written = thought = choice
 
     def text(self, piece: str) -> bytes:
         """A piece of the answer's text, when it is written."""
         begun = b"" if self._told else self._begun_message()
         self._told += piece
         return begun + self._said(piece)
-
-    def thought(self, piece: str) -> bytes:
-        """Nothing: thoughts are not told here."""
-        return b""
 
     def answer(self, served: Served) -> bytes:
         """What has not been told of the answer, item by item, and the end."""
