@@ -325,12 +325,12 @@ class ResponseForm:
     def _said(self, item: Json) -> bytes:
         """A message, of which the beginning may have been told."""
         (part,) = item["content"]
-        kind = part["type"]
-        field = "refusal" if kind == "refusal" else "text"
-        logprobs = {} if kind == "refusal" else {"logprobs": part["logprobs"]}
-        piece = rest(part[field], self._told)
+        kind, refused = part["type"], part["type"] == "refusal"
+        field = "refusal" if refused else "text"
+        logprobs = {} if refused else {"logprobs": part["logprobs"]}
+        piece = part[field] if refused else rest(part[field], self._told)
         return (
-            (b"" if self._told else self._begun(_part("", refused=kind == "refusal")))
+            (b"" if self._told else self._begun(_part("", refused=refused)))
             + self._event(f"{kind}.delta", **self._at, delta=piece, **logprobs)
             + self._event(f"{kind}.done", **self._at, **{field: part[field]}, **logprobs)
             + self._event("content_part.done", **self._at, part=part)
