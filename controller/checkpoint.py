@@ -325,13 +325,8 @@ def _stored(kind: Any, entry: Any) -> Any:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     """Settings of a checkpoint, of a known version."""
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: expected a controller checkpoint ({SETTINGS_FILE} and {WEIGHTS_FILE}; "
-            "`allot train` makes one), found no such file"
-        )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    files = f"{SETTINGS_FILE} and {WEIGHTS_FILE}; `allot train` makes one"
+    _check_file(path, f"a controller checkpoint ({files})")
     try:
         settings = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -345,12 +340,16 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a file that is not trusted: few, small, finite float32 ones."""
+def _check_file(path: Path, expected: str) -> None:
     if not path.exists():
-        raise CheckpointError(f"{path}: expected the weights of the controller, found no such file")
+        raise CheckpointError(f"{path}: expected {expected}, found no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file that is not trusted: few, small, finite float32 ones."""
+    _check_file(path, "the weights of the controller")
     try:
         tensors = load_file(path)
     except SafetensorError as error:

@@ -348,21 +348,18 @@ class Several(_Marked):
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         ends = cleaned(text[-_LOOSE:])
         blocks = _BLOCK.findall(ends)
-        if len(blocks) == 1 and all(map(_is_item, items_of(blocks[0]))):
-            yield "listed", self._spell(blocks[0])
+        if len(blocks) == 1:
+            yield "listed", self._short_entries(blocks[0])
         if fenced := _LINES.search(text):
-            yield (
-                "listed",
-                self._spell(fenced[1]) if all(map(_is_item, items_of(fenced[1]))) else None,
-            )
+            yield "listed", self._short_entries(fenced[1])
         yield "listed", self._listed(_TO_LAST.sub(": ", ends).rpartition("\n")[2])
         first = cleaned(text.partition("\n\n")[0])
         above = text.strip().partition("\n\n")[0].splitlines()
         bulleted = len(above) > 1 and all(_BULLET.match(f"{line} ") for line in above)
-        is_list = first[:1] + first[-1:] == "[]" or (
-            bulleted and all(map(_is_item, items_of(first)))
-        )
-        yield "listed", self._spell(first) if is_list else None
+        if first[:1] + first[-1:] == "[]":
+            yield "listed", self._spell(first)
+        elif bulleted:
+            yield "listed", self._short_entries(first)
         plain = _unassigned(cleaned(_TITLE.sub("", text, count=1)))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
@@ -371,14 +368,15 @@ class Several(_Marked):
         if "\n" not in first and len(first) <= _LOOSE:
             yield "listed", self._listed(first)
 
+    def _short_entries(self, block: str) -> str | None:
+        """The list that a block is if all its entries are short."""
+        return self._spell(block) if all(map(_is_item, items_of(block))) else None
+
     def _listed(self, line: str) -> str | None:
         """The list that a line ends with, after "are" or a colon, or that it calls correct."""
         right = _ARE_RIGHT.match(line)
-        if (
-            right
-            and len(items := items_of(right[1])) > 1
-            and all(len(i.split()) == 1 for i in items)
-        ):
+        items = items_of(right[1]) if right else []
+        if right and len(items) > 1 and all(len(item.split()) == 1 for item in items):
             return self._spell(right[1])
         for found in reversed(list(_LISTED.finditer(line))):
             block = first_sentence(line[found.end() :])
@@ -414,7 +412,7 @@ class Auto(_Valued):
         if number or letter:
             return number or letter
         said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
-        spoken = said and " " in sentence and not _is_mostly_number(sentence)
+        spoken = said and " " in sentence and not _UNREAD_NUMBER.match(sentence)
         told = without_reason(sentence)
         named = told != sentence and _NAME.fullmatch(told) and not _VERB.search(told)
         if spoken and (instead := _NO_BUT.fullmatch(sentence)):
@@ -458,6 +456,7 @@ class Auto(_Valued):
 
 _CHOICE = Letter()
 _NAME = re.compile(r"[^\W\d_a-z][^\W\d]*(?: [^\W\d]+){0,3}")
+_UNREAD_NUMBER = re.compile(r"[^\w\s]{0,3}\d")
 _LETTERED = re.compile(r"\([A-H]\)\s+\S")
 _HEDGED = re.compile(r"\b(?:might|could|may) be (?:option |choice )?\(?([A-HJ-Z])\)?[.!]?\s*\Z")
 _ALONE = re.compile(r"(?<![\w'’])[B-HJ-Z](?![\w'’])|\bA\b(?! [a-z])")
@@ -675,11 +674,6 @@ def _labelled(line: str) -> str | None:
     told = found[1]
     letter = letter_at_start(told) if len(told.strip(".()*")) == 1 else None
     return only_number(told) or letter or (yes_or_no(told) if " " not in told else None)
-
-
-def _is_mostly_number(sentence: str) -> bool:
-    """Whether a sentence begins with a number that could not be read."""
-    return re.match(r"[^\w\s]{0,3}\d", sentence) is not None
 
 
 def _is_list_of_choices(text: str) -> bool:

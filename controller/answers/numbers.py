@@ -103,10 +103,8 @@ _LONGEST_LINK = 30
 _RELATION = re.compile(
     r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\.|∞,"
     r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?"
-    r"|\b(?:more|less|fewer|greater)\ than)\s*$"
+    r"|\b(?:more|less|fewer|greater)\ than|\b(?i:hundred|thousand|million|billion)\ and)\s*$"
 )
-_SCALE_AND = re.compile(r"\b(?:hundred|thousand|million|billion)\ and\ $", re.IGNORECASE)
-"""What a number in words ends with that goes on in digits, "five hundred and 20"."""
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0s\b")
 _HEDGES = (
     r"about|approximately|approx\.?|roughly|around|ca\.|circa|exactly|precisely|only|just|nearly|"
@@ -313,11 +311,7 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if after[:1] not in ("", "%", ")", "}", "\n") and _NOT_ALONE.match(after):
         return None
     before, sign = passage[max(0, found.start() - 16) : found.start()], found["sign"] or ""
-    if (
-        _RELATION.search(before)
-        or _SCALE_AND.search(before)
-        or _DECADE.match(passage, found.start("run"))
-    ):
+    if _RELATION.search(before) or _DECADE.match(passage, found.start("run")):
         return None
     word = _WORD_BEFORE.search(before)
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):

@@ -343,8 +343,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _following(text: str, start: int) -> str:
     """A passage; it begins with a line's end if it begins on a new line."""
     passage = text[start : start + LONGEST_PASSAGE]
-    markup = _OPENS.match(passage)
-    plain = passage[markup.end() if markup else 0 :]
+    plain = _OPENS.sub("", passage, count=1)
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
     plain = _ON_LINES.sub(r"\1\2\3", _SHOWN.sub(" ", plain))
     plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain

@@ -51,12 +51,16 @@ _BOLD = re.compile(r"(?<![a-zA-Z\d_)])[*_]{2,3}|[*_]{2,3}(?![\w(])|`{1,3}")
 _SLANTED = re.compile(r"(?<![\w*\\)}])([*_])(?=[^\s*_])([^*_\n]{1,100})(?<=\S)\1(?![\w*])")
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<<[^<>\n]{1,80}>>(?=\s?[-$\d])")
 """What was crossed out, and the sums that GSM8K's solutions have before their results."""
-_HEADING = re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE)
-_AND_A_HALF = re.compile(r"(?<=\d) and an? half\b")
-_SPACED = re.compile(r"(?<=\d) (/) (?=\d)|(?<== )([-–—]) (?=\d)")
-_ONLY = re.compile(r"(?<=\d)/-(?![\w.])")
+_REPLACED = (
+    ("`", re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE), ""),
+    ("#", re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE), ""),
+    ("half", re.compile(r"(?<=\d) and an? half\b"), " 1/2"),
+    (" / ", re.compile(r"(?<=\d) / (?=\d)"), "/"),
+    ("= ", re.compile(r"(?<== )([-–—]) (?=\d)"), r"\1"),
+    ("/-", re.compile(r"(?<=\d)/-(?![\w.])"), ""),
+)
+"""What a passage that holds some characters may hold, and what that becomes."""
 _LINKED = re.compile(r"\[([^\[\]\n]{1,100})\]\(https?:[^()\s]{1,200}\)|==([^=\n]{1,100})==")
-_FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
 
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉₊₋"
 _LEVELLED = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
@@ -87,17 +91,10 @@ def cleaned(passage: str) -> str:
         passage = _latex(passage)
     if "<" in passage or "[" in passage:
         passage = _LINKED.sub(r"\1\2", _TAGS.sub(_tag, passage))
-    if "`" in passage:
-        passage = _FENCE.sub("", passage)
-    if "#" in passage:
-        passage = _HEADING.sub("", passage)
-    if "half" in passage:
-        passage = _AND_A_HALF.sub(" 1/2", passage)
-    if " / " in passage or "= " in passage:
-        passage = _SPACED.sub(r"\1\2", passage)
-    if "/-" in passage:
-        passage = _ONLY.sub("", passage)
-    if "*" in passage or "_" in passage or "`" in passage or "=" in passage or "~" in passage:
+    for characters, pattern, plain in _REPLACED:
+        if characters in passage:
+            passage = pattern.sub(plain, passage)
+    if any(mark in passage for mark in "*_`=~"):
         passage = _SLANTED.sub(r"\2", _BOLD.sub("", _STRUCK.sub("", passage)))
         passage = _LINKED.sub(r"\1\2", passage)
     if not passage.isascii():
@@ -241,12 +238,9 @@ def last_quoted(text: str) -> str | None:
     True
     """
     found = _QUOTED.search(text)
-    return (
-        short_text(cleaned(found[1]))
-        if found
-        and not (DENIED.search(text[: found.start()]) or _ADVICE.search(text[: found.start()]))
-        else None
-    )
+    if not found or any(said.search(text, 0, found.start()) for said in (DENIED, _ADVICE)):
+        return None
+    return short_text(cleaned(found[1]))
 
 
 def short_text(text: str) -> str | None:

@@ -80,9 +80,8 @@ class PolicyDecider:
             likeliest, exploration = int(RulePolicy(rule).act(episode.state, mask)[0]), 0.0
         position = likeliest
         if exploration and self._rng.random() < exploration:
-            position = int(
-                self._rng.choice(len(probabilities), p=probabilities / probabilities.sum())
-            )
+            odds = probabilities / probabilities.sum()
+            position = int(self._rng.choice(len(odds), p=odds))
         propensity = exploration * float(probabilities[position])
         propensity += (1 - exploration) * (position == likeliest)
         actions, features = episode.config.actions, episode.granularity.features

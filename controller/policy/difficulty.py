@@ -128,15 +128,13 @@ class Difficulty:
 
     def arrays(self) -> Arrays:
         """All numbers by name, as a checkpoint holds them."""
-        if isinstance(self.kept_reads, str):
-            arrays = dict(self.readouts[0].arrays())
-        else:
-            arrays = {
-                f"{member}/{name}": array
-                for member, readout in enumerate(self.readouts)
-                for name, array in readout.arrays().items()
-            }
-            arrays |= {"weights": self.weights, "bias": self.bias}
+        alone = isinstance(self.kept_reads, str)
+        arrays = {
+            name if alone else f"{member}/{name}": array
+            for member, readout in enumerate(self.readouts)
+            for name, array in readout.arrays().items()
+        }
+        arrays |= {} if alone else {"weights": self.weights, "bias": self.bias}
         if self.low is not None and self.high is not None:
             arrays |= {"low": self.low, "high": self.high}
         return arrays

@@ -44,7 +44,6 @@ class Floor:
             )
 
     def __str__(self) -> str:
-        """One line for people."""
         if not self.share:
             return "the policy decides at every price"
         dealt = zip(self.prices, self.rules, strict=True)

@@ -20,12 +20,7 @@ from controller.process.observation import leader_stays
 
 Wishes = Mapping[ActionKind, Bools]
 
-SAMPLE, REVISE, ESCALATE, VERIFY = (
-    ActionKind.SAMPLE,
-    ActionKind.REVISE,
-    ActionKind.ESCALATE,
-    ActionKind.VERIFY,
-)
+STOP, SAMPLE, REVISE, ESCALATE, VERIFY = ActionKind
 
 
 class Pair:
@@ -336,7 +331,6 @@ class On:
         return self.first, self.then
 
     def __str__(self) -> str:
-        """The rule and the arms."""
         arms = self.first if self.first == self.then else f"{self.first}, {self.then}"
         return f"{self.of} on {arms}"
 
@@ -353,7 +347,6 @@ class Panel:
     agreeing: int
 
     def __str__(self) -> str:
-        """The arms in order and how many have to agree."""
         return f"{', '.join(self.arms)} until {self.agreeing} agree"
 
     def asks(self, episodes: Episodes) -> Ints:

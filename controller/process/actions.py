@@ -262,11 +262,7 @@ class ActionSet(tuple[Action, ...]):
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.
         """
-        if (
-            not sample_widths
-            or min(sample_widths) < 1
-            or len(set(sample_widths)) < len(sample_widths)
-        ):
+        if min(sample_widths, default=0) < 1 or len(set(sample_widths)) < len(sample_widths):
             raise ConfigError(
                 f"sample_widths: expected distinct widths of at least 1, found {sample_widths}"
             )
@@ -294,12 +290,9 @@ class ActionSet(tuple[Action, ...]):
     def position(self, kind: ActionKind, width: int = 1, arm: str = "") -> int:
         """Index of an action. Raises ConfigError: the set has no such action."""
         wanted = Action(kind, width, arm=arm)
-        try:
-            return self.index(wanted)
-        except ValueError:
-            raise ConfigError(
-                f"action set: expected one with {wanted}, found {list(map(str, self))}"
-            ) from None
+        if wanted not in self:
+            raise ConfigError(f"action set: expected one with {wanted}, found {list(self.names)}")
+        return self.index(wanted)
 
 
 SEGMENT_ACTIONS = ActionSet(

@@ -198,14 +198,9 @@ class Engine:
         sticky: str | None = None,
         listener: Listener = NOBODY,
     ) -> Served:
-        """Answer a question.
+        """Answer a question on a client's terms; `caller` pays for escalations.
 
-        Args:
-            question: to answer.
-            terms: of the client.
-            caller: who pays for escalations.
-            sticky: what is hashed to choose a variant; the question's text when None.
-            listener: of what happens meanwhile.
+        The hash of `sticky`, or else of the question's text, chooses the variant.
 
         Raises:
             ConfigError: terms that are out of range.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -21,7 +22,7 @@ from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
-from controller.server.ops import service_log
+from controller.server.logs import tell
 from controller.server.schema import MODEL, ChatRequest, Completing, complaint
 
 Json = dict[str, Any]
@@ -107,49 +108,49 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     }
 
 
-def text_of(served: Served) -> str:
-    """What is returned as text, without thoughts, and without a fence where JSON is wanted."""
+class Told(NamedTuple):
+    """What is returned of an answer; nothing without one.
+
+    Attributes:
+        text: without thoughts, and without a fence where JSON is wanted.
+        thoughts: before it, as far as the model's server tells them or tags show.
+        refused: whether the text is a refusal.
+        calls: of tools, as OpenAI has them.
+        logprobs: of the tokens, likewise; None unless wanted and known.
+        finish: why it ended, in OpenAI's words.
+    """
+
+    text: str = ""
+    thoughts: str = ""
+    refused: bool = False
+    calls: Sequence[Json] = ()
+    logprobs: Json | None = None
+    finish: str = "stop"
+
+
+def told_of(served: Served) -> Told:
+    """What is returned of what became of a question."""
     attempt = served.attempt
     if attempt is None:
-        return ""
-    said = parted(attempt.text or "")[1]
+        return Told()
+    thoughts, said = parted(attempt.text or "")
     said = unfenced(said) if "response_format" in served.question.fields else said
-    return said or (not attempt.calls and attempt.answer) or ""
-
-
-def thoughts_of(served: Served) -> str:
-    """What the model thought before, as far as its server tells or tags show."""
-    attempt = served.attempt
-    return attempt.thoughts + parted(attempt.text or "")[0] if attempt else ""
-
-
-def refuses(served: Served) -> bool:
-    """Whether the text that is returned is a model's refusal."""
-    return bool(served.attempt and served.attempt.refused)
+    finish = "tool_calls" if attempt.calls else "stop"
+    if attempt.finish_reason in (CUT, FILTERED):  # calls that were cut are none to carry out
+        finish = attempt.finish_reason
+    return Told(
+        text=said or (not attempt.calls and attempt.answer) or "",
+        thoughts=attempt.thoughts + thoughts,
+        refused=attempt.refused,
+        calls=[dict(call) for call in attempt.calls],
+        logprobs={"content": list(attempt.told), "refusal": None} if attempt.told else None,
+        finish=finish,
+    )
 
 
 def rest(whole: str, told: str) -> str:
     """What has not been told of a text whose beginning has."""
     return whole[len(told) :] if whole.startswith(told) else ""
-
-
-def _finish(served: Served) -> str:
-    """Why the returned attempt ended, in OpenAI's words."""
-    reason = served.attempt.finish_reason if served.attempt else None
-    if reason in (CUT, FILTERED):  # calls that were cut are none to carry out
-        return reason
-    return "tool_calls" if served.attempt and served.attempt.calls else "stop"
-
-
-def calls_of(served: Served) -> list[Json]:
-    """The calls of tools that an answer is, as OpenAI has them; none for a text."""
-    return [dict(call) for call in served.attempt.calls] if served.attempt else []
-
-
-def logprobs_of(served: Served) -> Json | None:
-    """Log-probabilities of the returned attempt's tokens; None unless wanted and told."""
-    told = served.attempt.told if served.attempt else ()
-    return {"content": list(told), "refusal": None} if told else None
 
 
 class CompletionForm:
@@ -171,16 +172,16 @@ class CompletionForm:
 
     def whole(self, served: Served) -> Json:
         """The completion."""
-        said: Json = {"text": text_of(served)}
+        told = told_of(served)
+        said: Json = {"text": told.text}
         if self._chat:
-            calls, thoughts, refused = calls_of(served), thoughts_of(served), refuses(served)
-            message: Json = {"role": "assistant", "content": text_of(served), "refusal": None}
-            if refused or (calls and not message["content"]):
-                message |= {"content": None, "refusal": message["content"] if refused else None}
-            message |= {"reasoning_content": thoughts} if thoughts else {}
-            message |= {"tool_calls": calls} if calls else {}
+            message: Json = {"role": "assistant", "content": told.text, "refusal": None}
+            if told.refused or (told.calls and not told.text):
+                message |= {"content": None, "refusal": told.text if told.refused else None}
+            message |= {"reasoning_content": told.thoughts} if told.thoughts else {}
+            message |= {"tool_calls": told.calls} if told.calls else {}
             said = {"message": message}
-        said |= {"finish_reason": _finish(served), "logprobs": logprobs_of(served)}
+        said |= {"finish_reason": told.finish, "logprobs": told.logprobs}
         return {
             "id": served.episode_id,
             "object": "chat.completion" if self._chat else "text_completion",
@@ -215,16 +216,14 @@ class CompletionForm:
 
     def answer(self, served: Served) -> bytes:
         """What has not been told of the answer, its end, and usage if wanted."""
-        told = extension(served, self._ignored, explain=self._explain)
-        end = self._event({}, _finish(served), allot=told)
-        calls = [{"index": i, **call} for i, call in enumerate(calls_of(served))]
-        delta: Json = {
-            "refusal" if refuses(served) else "content": rest(text_of(served), self._told)
-        }
+        told, allot = told_of(served), extension(served, self._ignored, explain=self._explain)
+        end = self._event({}, told.finish, allot=allot)
+        calls = [{"index": i, **call} for i, call in enumerate(told.calls)]
+        delta: Json = {"refusal" if told.refused else "content": rest(told.text, self._told)}
         delta |= {"tool_calls": calls} if calls else {}
-        thoughts = rest(thoughts_of(served), self._thought)
+        thoughts = rest(told.thoughts, self._thought)
         events = [self.thought(thoughts)] if thoughts and self._chat else []
-        events += [self._event(delta, told=logprobs_of(served)), end]
+        events += [self._event(delta, logprobs=told.logprobs), end]
         if self._options and self._options.include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join([*events, DONE])
@@ -234,9 +233,9 @@ class CompletionForm:
         return sse(refusal(error)[1])
 
     def _event(
-        self, delta: Json, finish: str | None = None, told: Any = None, **more: Any
+        self, delta: Json, finish: str | None = None, logprobs: Any = None, **more: Any
     ) -> bytes:
-        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": told}
+        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": logprobs}
         said = delta.get("content") or delta.get("refusal") or ""
         choice |= {"delta": delta} if self._chat else {"text": said}
         if self._options and self._options.include_usage:
@@ -323,7 +322,7 @@ def refused(request: Request, error: Exception) -> Response:
 
 def bug(request: Request, error: Exception) -> Response:
     """A 500 that tells the log where, and the client nothing."""
-    service_log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path}})
+    tell("bug", logging.ERROR, error=error, path=request.url.path)
     return JSONResponse(error_json("internal error", "server_error"), 500)
 
 

@@ -11,19 +11,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from controller.backends.base import HINTS
-from controller.core import Choice
+from controller.backends.openai.resilience import FILTERED
 from controller.process.types import CUT, Question
 from controller.server.engine import Served
 from controller.server.replies import (
     Json,
-    calls_of,
+    Told,
     extension,
-    logprobs_of,
     refusal,
-    refuses,
     rest,
     sse,
-    text_of,
+    told_of,
     usage_json,
 )
 from controller.server.schema import (
@@ -33,7 +31,6 @@ from controller.server.schema import (
     Asked,
     CallId,
     ChatRequest,
-    Compatible,
     Effort,
     FunctionIn,
     Name,
@@ -44,6 +41,15 @@ from controller.server.schema import (
     TopLogprobs,
     Verbosity,
 )
+
+
+class Compatible(Passed):
+    """Parts of messages as clients get them back from us."""
+
+    @property
+    def extra(self) -> set[str]:
+        """Without what we send."""
+        return super().extra - {"id", "status", "annotations", "logprobs"}
 
 
 class PartIn(Compatible):
@@ -238,9 +244,10 @@ class ResponseForm:
 
     def whole(self, served: Served) -> Json:
         """The response."""
-        return self._response("completed", self._items(served)) | {
-            "status": "completed" if _lacking(served) is None else "incomplete",
-            "incomplete_details": _lacking(served),
+        told = told_of(served)
+        lacking = {CUT: "max_output_tokens", FILTERED: FILTERED}.get(told.finish)
+        return self._response("incomplete" if lacking else "completed", self._items(told)) | {
+            "incomplete_details": {"reason": lacking} if lacking else None,
             "usage": _usage(served),
             "allot": extension(served, self._asked.ignored, explain=self._explain),
         }
@@ -271,29 +278,26 @@ class ResponseForm:
         begun = self._response("in_progress", [])
         return b"".join(self._event(kind, response=begun) for kind in ("created", "in_progress"))
 
-    def choice(self, choice: Choice) -> bytes:
-        """Nothing: clients know all events that there may be."""
+    def choice(self, *told: object) -> bytes:
+        """Nothing: clients know all events that there may be, and thoughts are not told here."""
         return b""
 
-    def written(self, place: int, piece: str) -> bytes:
-        """Nothing, likewise."""
-        return b""
+    written = thought = choice
 
     def text(self, piece: str) -> bytes:
         """A piece of the answer's text, when it is written."""
-        begun = b"" if self._told else self._begun_message()
+        begun = b"" if self._told else self._begun(_part(""))
         self._told += piece
-        return begun + self._said(piece)
-
-    def thought(self, piece: str) -> bytes:
-        """Nothing: thoughts are not told here."""
-        return b""
+        return begun + self._event("output_text.delta", **self._at, delta=piece, logprobs=[])
 
     def answer(self, served: Served) -> bytes:
         """What has not been told of the answer, item by item, and the end."""
         whole = self.whole(served)
-        items = b"".join(self._item(n, item) for n, item in enumerate(whole["output"]))
-        return items + self._event(whole["status"], response=whole)
+        items = [
+            self._call(place, item) if item["type"] == "function_call" else self._said(item)
+            for place, item in enumerate(whole["output"])
+        ]
+        return b"".join(items) + self._event(whole["status"], response=whole)
 
     def error(self, error: Exception) -> bytes:
         """That there is no answer."""
@@ -301,9 +305,6 @@ class ResponseForm:
         shown = {name: told[name] for name in ("code", "message", "param")}
         # The client raises what has a field `error`, and hands on what has not.
         return self._event("", **shown, error=told)
-
-    def _item(self, place: int, item: Json) -> bytes:
-        return self._call(place, item) if item["type"] == "function_call" else self._message(item)
 
     def _call(self, place: int, item: Json) -> bytes:
         at, arguments = {"item_id": item["id"], "output_index": place}, item["arguments"]
@@ -315,30 +316,23 @@ class ResponseForm:
             + self._event("output_item.done", output_index=place, item=item)
         )
 
-    def _begun_message(self, *, refused: bool = False) -> bytes:
-        begun = {**self._new_message(""), "status": "in_progress", "content": []}
-        part = self._new_message("", refused=refused)["content"][0]
-        return self._event("output_item.added", output_index=0, item=begun) + self._event(
+    def _begun(self, part: Json) -> bytes:
+        item = self._message(status="in_progress")
+        return self._event("output_item.added", output_index=0, item=item) + self._event(
             "content_part.added", **self._at, part=part
         )
 
-    def _said(self, piece: str, logprobs: Sequence[Any] = ()) -> bytes:
-        told = {**self._at, "delta": piece, "logprobs": list(logprobs)}
-        return self._event("output_text.delta", **told)
-
-    def _message(self, item: Json) -> bytes:
+    def _said(self, item: Json) -> bytes:
+        """A message, of which the beginning may have been told."""
         (part,) = item["content"]
-        refusal = part.get("refusal")
-        said = b"" if self._told else self._begun_message(refused=refusal is not None)
-        if refusal is not None:
-            said += self._event("refusal.delta", **self._at, delta=refusal)
-            said += self._event("refusal.done", **self._at, refusal=refusal)
-        else:
-            told = {"text": part["text"], "logprobs": part["logprobs"]}
-            said += self._said(rest(part["text"], self._told), part["logprobs"])
-            said += self._event("output_text.done", **self._at, **told)
+        kind, refused = part["type"], part["type"] == "refusal"
+        field = "refusal" if refused else "text"
+        logprobs = {} if refused else {"logprobs": part["logprobs"]}
+        piece = part[field] if refused else rest(part[field], self._told)
         return (
-            said
+            (b"" if self._told else self._begun(_part("", refused=refused)))
+            + self._event(f"{kind}.delta", **self._at, delta=piece, **logprobs)
+            + self._event(f"{kind}.done", **self._at, **{field: part[field]}, **logprobs)
             + self._event("content_part.done", **self._at, part=part)
             + self._event("output_item.done", output_index=0, item=item)
         )
@@ -348,23 +342,17 @@ class ResponseForm:
         """Where the text of the message is."""
         return {"item_id": f"msg_{self._id}", "output_index": 0, "content_index": 0}
 
-    def _new_message(
-        self, text: str, logprobs: Sequence[Any] = (), *, refused: bool = False
-    ) -> Json:
-        said: Json = {"type": "output_text", "text": text, "annotations": []}
-        said["logprobs"] = list(logprobs)
-        said = {"type": "refusal", "refusal": text} if refused else said
+    def _message(self, *content: Json, status: str = "completed") -> Json:
         return {
             "id": f"msg_{self._id}",
             "type": "message",
             "role": "assistant",
-            "status": "completed",
-            "content": [said],
+            "status": status,
+            "content": list(content),
         }
 
-    def _items(self, served: Served) -> list[Json]:
+    def _items(self, told: Told) -> list[Json]:
         """The output: a message, calls of tools, or both."""
-        text, calls = text_of(served), calls_of(served)
         called = [
             {
                 "id": f"fc_{self._id}_{number}",
@@ -373,11 +361,11 @@ class ResponseForm:
                 "status": "completed",
                 **call["function"],
             }
-            for number, call in enumerate(calls)
+            for number, call in enumerate(told.calls)
         ]
-        told = (logprobs_of(served) or {}).get("content", ())
-        message = self._new_message(text, told, refused=refuses(served))
-        return [*([message] if text or not calls else []), *called]
+        logprobs = (told.logprobs or {}).get("content", ())
+        message = self._message(_part(told.text, logprobs, refused=told.refused))
+        return [*([message] if told.text or not called else []), *called]
 
     def _event(self, of_response: str, **fields: Any) -> bytes:
         kind = f"response.{of_response}" if of_response else "error"
@@ -386,11 +374,11 @@ class ResponseForm:
         return f"event: {kind}\n".encode() + sse(told)
 
 
-def _lacking(served: Served) -> Json | None:
-    """Why an answer is not complete; None if it is."""
-    reason = served.attempt.finish_reason if served.attempt else None
-    known = {CUT: "max_output_tokens", "content_filter": "content_filter"}
-    return {"reason": known[reason]} if reason in known else None
+def _part(text: str, logprobs: Sequence[Any] = (), *, refused: bool = False) -> Json:
+    """What a message holds."""
+    if refused:
+        return {"type": "refusal", "refusal": text}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _usage(served: Served) -> Json:

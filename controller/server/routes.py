@@ -42,7 +42,8 @@ from controller.process.terms import Terms
 from controller.process.types import CUT, Attempt, ModelSpec, Question
 from controller.server.engine import Engine, RequestTerms
 from controller.server.limits import Budgets, unwanted
-from controller.server.ops import Metrics, service_log
+from controller.server.logs import tell
+from controller.server.ops import Metrics
 from controller.server.replies import choice_json
 from controller.server.responses import ResponseRequest
 from controller.server.schema import (
@@ -132,7 +133,7 @@ class Idle:
             self._metrics.idle_tokens.labels(models[rung].name).inc(tokens[rung])
             if not is_small[rung]:
                 self._engine.escalations.take(caller)
-        found = {
+        found: dict[str, Any] = {
             "id": context_id(asked.context),
             "object": "prepared",
             "level": len(read),
@@ -145,7 +146,7 @@ class Idle:
                 for rung, usage in read.items()
             ],
         }
-        service_log.info("prepared", extra={"fields": {"caller": caller, **found}})
+        tell("prepared", caller=caller, **found)
         return found
 
     def _turn_away(self, why: str) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -38,7 +39,8 @@ from controller.server.app import Service
 from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
-from controller.server.ops import Metrics, configure, episode_fields, episode_log, service_log
+from controller.server.logs import configure, episode_log, tell
+from controller.server.ops import Metrics, episode_fields
 from controller.server.shared import Shared, Store
 from controller.server.variants import Variant, Variants
 
@@ -102,7 +104,7 @@ def build_variants(
     for place in places:
         checkpoint = _load(place.path, config)
         if config.guard is not None and checkpoint.support is None:
-            service_log.warning("no_guard", extra={"fields": {"checkpoint": str(place.path)}})
+            tell("no_guard", logging.WARNING, checkpoint=str(place.path))
         decider = PolicyDecider(
             checkpoint.policy, exploration=config.exploration, floor=checkpoint.floor
         )
@@ -166,10 +168,10 @@ class Reloader:
             metrics.reloads.labels("refused").inc()
             known = isinstance(error, AllotError)
             why = str(error) if known else f"{type(error).__name__}: {error}"
-            service_log.error("reload_refused", extra={"fields": {"what": what, "why": why}})
+            tell("reload_refused", logging.ERROR, what=what, why=why)
             return
         metrics.reloads.labels("done").inc()
-        service_log.info("reloaded", extra={"fields": {"what": what, **fields}})
+        tell("reloaded", what=what, **fields)
 
     def _read_policies(self) -> Mapping[str, Any]:
         engine = self._service.engine
@@ -207,8 +209,7 @@ def build_backend(
         )
 
     def other_weights(trained: ModelSpec, source: str, found: str) -> None:
-        fields = {"model": source, "expected": trained.digest, "found": found}
-        service_log.warning("other_weights", extra={"fields": fields})
+        tell("other_weights", logging.WARNING, model=source, expected=trained.digest, found=found)
 
     builder = LadderBuilder(
         checkpoint=checkpoint,
@@ -236,8 +237,7 @@ class _Server(uvicorn.Server):
         if sockets and not self.should_exit:
             host, port = sockets[0].getsockname()[:2]
             models = [model.name for model in self._service.engine.backend.models]
-            fields = {"host": host, "port": port, "models": models}
-            service_log.info("listening", extra={"fields": fields})
+            tell("listening", host=host, port=port, models=models)
             self._on_listening(_address(sockets[0]))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -246,7 +246,7 @@ class _Server(uvicorn.Server):
         if not waits:
             super().handle_exit(sig, frame)
             return
-        service_log.info("draining", extra={"fields": {"seconds": self._drain_s}})
+        tell("draining", seconds=self._drain_s)
         loop = asyncio.get_running_loop()
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
 
@@ -265,7 +265,7 @@ def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> N
         else:
             on_listening(_address(listener))
             supervise(partial(_work_beside, config), listener, config.workers)
-    service_log.info("stopped")
+    tell("stopped")
 
 
 def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
@@ -274,7 +274,7 @@ def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
     try:
         service = build_service(config)
     except AllotError as error:
-        service_log.error("not_started", extra={"fields": {"why": str(error)}})
+        tell("not_started", logging.ERROR, why=str(error))
         sys.exit(NOT_STARTED)
     _work(config, service, listener, lambda url: None)
 
@@ -318,8 +318,7 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
                 mark_process_dead(worker.pid, metrics)  # type: ignore[no-untyped-call]
                 if stopping.is_set():
                     continue
-                fields = {"pid": worker.pid, "status": worker.exitcode}
-                service_log.error("worker_died", extra={"fields": fields})
+                tell("worker_died", logging.ERROR, pid=worker.pid, status=worker.exitcode)
                 if worker.exitcode == NOT_STARTED:
                     failed = True
                     hand_on(signal.SIGTERM, None)
@@ -395,7 +394,7 @@ async def _prepare(engine: Engine) -> None:
         await asyncio.sleep(_PREPARE_EVERY_S)
     engine.differences = await engine.backend.prepare()
     for difference in engine.differences:
-        service_log.warning("differs_from_training", extra={"fields": {"what": difference}})
+        tell("differs_from_training", logging.WARNING, what=difference)
 
 
 def _address(listener: socket.socket) -> str:

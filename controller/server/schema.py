@@ -47,45 +47,20 @@ class Strict(BaseModel):
         return {k: v for k, v in given.items() if v is not None} if told else given
 
 
-class Compatible(BaseModel):
-    """Parts of messages as clients get them back from us."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    @property
-    def extra(self) -> set[str]:
-        """Names of fields that nothing here reads, and that we do not send."""
-        return {name for name, value in (self.model_extra or {}).items() if value} - _OURS
-
-
 class Passed(BaseModel):
     """Fields that models get as they are; what is looked at is named."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+    @property
+    def extra(self) -> set[str]:
+        """Names of fields that nothing here reads."""
+        return {name for name, value in (self.model_extra or {}).items() if value}
+
     def passed(self) -> dict[str, Any]:
         """As it was set."""
         return self.model_dump(exclude_unset=True, by_alias=True)
 
-
-_OURS = {"id", "status", "annotations", "logprobs"}
-
-_HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "modalities": (["text"],),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-}
-"""See `Asked.harmless`."""
 
 _PASSED = (
     *("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls", "temperature"),
@@ -201,9 +176,9 @@ class MessageIn(Passed):
     def extra(self) -> set[str]:
         """Names of fields that nothing here reads, with those of parts of the content."""
         parts = self.content if isinstance(self.content, list) else []
-        told = {f"content.{k}" for part in parts for k, v in (part.model_extra or {}).items() if v}
+        told = {f"content.{name}" for part in parts for name in part.extra}
         told |= {"reasoning_content"} if self.reasoning_content and not self.tool_calls else set()
-        return told | {name for name, value in (self.model_extra or {}).items() if value}
+        return told | super().extra
 
     def plain(self) -> dict[str, Any]:
         """With its content as one text."""
@@ -279,7 +254,21 @@ class Asked(BaseModel):
 class Completing(Asked):
     """What both kinds of completions have in common."""
 
-    harmless = _HARMLESS
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "n": (1,),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
+        "response_format": ({"type": "text"},),
+        "tools": ([],),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "modalities": (["text"],),
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
 
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None

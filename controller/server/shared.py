@@ -16,8 +16,7 @@ from controller.backends.identity import text_digest
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.errors import ConfigError
 from controller.policy.pricing import Tally
-
-_log = logging.getLogger("allot.service")
+from controller.server.logs import tell
 
 _MOST = 10_000
 _TIMEOUT_S, _PAUSE_S = 0.1, 1.0
@@ -66,7 +65,7 @@ class Store:
         if bool(self.notes) == bool(why):
             return
         event = "shared_store_away" if why else "shared_store_back"
-        _log.warning(event, extra={"fields": {"why": why}})
+        tell(event, logging.WARNING, why=why)
         then = "are not kept" if self.fails_open else "let nothing through"
         told = f"limits on escalations {then}, as the store of --shared is away"
         self.notes = (told,) if why else ()

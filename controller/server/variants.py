@@ -17,8 +17,7 @@ from controller.errors import ConfigError
 from controller.policy.deciders import FALLBACK, Guarded, PolicyDecider, RuleDecider, named_rule
 from controller.policy.pricing import Pricing
 from controller.process.episodes import EpisodeConfig
-
-_log = logging.getLogger("allot.service")
+from controller.server.logs import tell
 
 WINDOW, ENOUGH, TOO_OFTEN = 200, 20, 0.05
 """Of the last questions, so many at least, the guard may decide this share."""
@@ -50,9 +49,9 @@ class GuardWatch:
         if overruled == self.overruled:
             return
         self.overruled = overruled
-        log = _log.warning if overruled else _log.info
-        fields = {"arm": self.variant, "share": round(self.share, 3), "feature": self.feature}
-        log("guard_overrules" if overruled else "guard_is_quiet", extra={"fields": fields})
+        event = "guard_overrules" if overruled else "guard_is_quiet"
+        level = logging.WARNING if overruled else logging.INFO
+        tell(event, level, arm=self.variant, share=round(self.share, 3), feature=self.feature)
 
     @property
     def warnings(self) -> tuple[str, ...]:

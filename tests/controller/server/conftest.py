@@ -33,6 +33,8 @@ QUESTION = (
 )
 """Of a kind that the controller knows, and where a second opinion is worth something."""
 
+ASK = [{"role": "user", "content": "2+5="}]
+
 PROMPT_LENGTH = (0.0, 0.25)
 """Scripted servers do not count; the bundled controller has to know."""
 
@@ -113,6 +115,10 @@ class Running:
             headers=headers,
         )
 
+    def chat(self, messages=ASK, **fields):
+        """A chat completion, by OpenAI's client."""
+        return self.openai.chat.completions.create(model="allot", messages=messages, **fields)
+
     def ready(self):
         """GET /ready, once all models have been checked."""
         for _ in range(100):
@@ -173,3 +179,8 @@ def serve(checkpoint):
             return running
 
         yield start
+
+
+@pytest.fixture
+def service(serve, small, large):
+    return serve(small, large)

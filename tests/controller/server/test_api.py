@@ -17,19 +17,13 @@ from controller.process.terms import Terms
 from controller.server.config import Limits
 from controller.server.keys import Keys, key_digest, new_key
 from controller.server.ops import episode_fields
-from tests.controller.server.conftest import ladder, variant
-from tests.controller.server.upstream import completion
+from tests.controller.server.conftest import ASK, ladder, variant
+from tests.controller.server.upstream import CUT, REFUSAL, completion, replying, script
 
 MIDDLE = 1e-4
 SPELL = "Spell this word backward (example: sun -> nus): planet"
 SUM = "State the final answer to the following arithmetic problem: 88 - 52 - 32 - 30 ="
 """Price at which the controller samples until it is settled."""
-ASK = [{"role": "user", "content": "2+5="}]
-
-
-@pytest.fixture
-def service(serve, small, large):
-    return serve(small, large)
 
 
 async def patient(exchange):
@@ -44,7 +38,7 @@ def total(upstreams):
 
 
 def test_json(service, small, large):
-    found = service.openai.chat.completions.create(model="allot", messages=ASK)
+    found = service.chat()
     assert found.choices[0].message.content == "Answer: 7"
     assert found.choices[0].finish_reason == "stop"
     allot = found.model_extra["allot"]
@@ -74,14 +68,9 @@ def test_a_stream_with_explanations_tells_what_attempts_write(serve, small, larg
         await exchange.event("7", finish="stop")
         await exchange.send(b"data: [DONE]\n\n")
 
-    for upstream in (small, large):
-        upstream.script(writes)
+    script((small, large), writes)
     service = serve(small, large)
-    chunks = list(
-        service.openai.chat.completions.create(
-            model="allot", messages=ASK, stream=True, extra_body={"allot": {"explain": True}}
-        )
-    )
+    chunks = list(service.chat(stream=True, extra_body={"allot": {"explain": True}}))
     told = [c.model_extra["allot"] for c in chunks if "allot" in (c.model_extra or {})]
     kinds = [event.get("event") for event in told]
     first = kinds.index("decision")
@@ -93,11 +82,7 @@ def test_a_stream_with_explanations_tells_what_attempts_write(serve, small, larg
 
 
 def test_stream(service):
-    chunks = list(
-        service.openai.chat.completions.create(
-            model="allot", messages=ASK, stream=True, stream_options={"include_usage": True}
-        )
-    )
+    chunks = list(service.chat(stream=True, stream_options={"include_usage": True}))
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     events = [c.model_extra["allot"]["event"] for c in chunks if "event" in (
         c.model_extra or {}).get("allot", {})]  # fmt: skip
@@ -142,7 +127,7 @@ def test_the_conversation_reaches_the_models(service, small):
         {"role": "assistant", "content": "Hello"},
         *ASK,
     ]
-    service.openai.chat.completions.create(model="allot", messages=turns, max_tokens=17)
+    service.chat(turns, max_tokens=17)
     body = small.requests[0].body
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
     assert body["messages"][1]["content"] == "Hi"
@@ -236,8 +221,7 @@ def test_whole_texts_are_written_down_only_where_texts_are(serve, small, large, 
     secret = "My name is Ann and I live in Oslo."
     backend = ladder(small, large)
     whole = variant(replace(checkpoint, answers="whole"), backend)
-    for upstream in (small, large):
-        upstream.script(completion(secret))
+    script((small, large), completion(secret))
     service = serve(small, large, variants=[whole], answers=KINDS["whole"])
     service.ask()
     logged = json.dumps(episode_fields(service.served[0], texts=texts))
@@ -343,11 +327,8 @@ def test_ready_does_not_wait_for_servers_that_hang(serve, large):
 
 
 def test_an_answer_that_was_cut_says_so(service, small, large):
-    for upstream in (small, large):
-        body = completion("Answer: 7")
-        body["choices"][0]["finish_reason"] = "length"
-        upstream.script(body)
-    found = service.openai.chat.completions.create(model="allot", messages=ASK, max_tokens=4)
+    script((small, large), CUT)
+    found = service.chat(max_tokens=4)
     assert found.choices[0].finish_reason == "length"
 
 
@@ -398,10 +379,7 @@ def test_keys(serve, small, large):
 
 
 def test_escalation_budgets_are_per_caller(serve, small, large):
-    async def fail(exchange):
-        await exchange.reply({}, status=500)
-
-    small.script(fail)
+    small.script(replying(500))
     keys = {name: new_key() for name in ("ann", "bob")}
     service = serve(
         small,
@@ -472,7 +450,7 @@ def test_a_split_is_by_hash_and_stays(serve, small, large, checkpoint):
     assert names == [assign(f"user {i}").name for i in range(4000)]
     assert 0.27 < names.count("b") / len(names) < 0.33
     user = next(f"user {i}" for i, name in enumerate(names) if name == "b")
-    found = service.openai.chat.completions.create(model="allot", messages=ASK, user=user)
+    found = service.chat(user=user)
     assert found.model_extra["allot"]["arm"] == "b"
 
 
@@ -497,7 +475,7 @@ def test_text_is_streamed_as_it_is_written_where_it_is_returned_whatever_it_says
     )
     pieces = []
     if api == "chat":
-        stream = service.openai.chat.completions.create(model="allot", messages=ASK, stream=True)
+        stream = service.chat(stream=True)
         told = (c.choices[0].delta.content for c in stream)
     else:
         stream = service.openai.responses.create(model="allot", input="2+5=", stream=True)
@@ -525,10 +503,9 @@ def test_thoughts_are_told_before_the_text_and_not_in_it(serve, small, large, wa
             await exchange.delta(**delta)
         await exchange.event(finish="stop")
 
-    for upstream in (small, large):
-        upstream.script(thinks)
+    script((small, large), thinks)
     service = serve(small, large, streams=True, variant_settings={"always": rule})
-    made = service.openai.chat.completions.create(model="allot", messages=ASK, stream=stream)
+    made = service.chat(stream=stream)
     parts = [c.choices[0].delta for c in made] if stream else [made.choices[0].message]
     told = [part.model_dump() for part in parts]
     assert "".join(part.get("reasoning_content") or "" for part in told) == "Hm."
@@ -539,11 +516,8 @@ def test_thoughts_are_told_before_the_text_and_not_in_it(serve, small, large, wa
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_models_refusal_is_told_as_one(service, small, large, stream):
-    for upstream in (small, large):
-        told = completion("")
-        told["choices"][0]["message"] = {"content": None, "refusal": "No."}
-        upstream.script(told)
-    made = service.openai.chat.completions.create(model="allot", messages=ASK, stream=stream)
+    script((small, large), REFUSAL)
+    made = service.chat(stream=stream)
     parts = [c.choices[0].delta for c in made] if stream else [made.choices[0].message]
     assert "".join(part.refusal or "" for part in parts) == "No."
     assert not any(part.content for part in parts)
@@ -602,13 +576,9 @@ def test_an_answer_and_a_failure_have_the_id_of_the_log(service, small, large):
     raw = service.openai.chat.completions.with_raw_response.create(model="allot", messages=ASK)
     assert raw.headers["x-request-id"] == raw.parse().id == service.served[-1].episode_id
 
-    async def limited(exchange):
-        await exchange.reply({}, status=429, headers={"retry-after": "60"})
-
-    for upstream in (small, large):
-        upstream.script(limited)
+    script((small, large), replying(429, headers={"retry-after": "60"}))
     with pytest.raises(openai.RateLimitError) as busy:
-        service.openai.chat.completions.create(model="allot", messages=ASK)
+        service.chat()
     assert busy.value.request_id == service.served[-1].episode_id
     assert busy.value.response.headers["retry-after"]
 
@@ -622,5 +592,5 @@ def test_a_text_that_breaks_off_is_not_followed_by_another(serve, small, large):
     small.script(broken)
     service = serve(small, large, variant_settings={"always": "always-small"})
     with pytest.raises(openai.APIError, match="no model answered"):
-        list(service.openai.chat.completions.create(model="allot", messages=ASK, stream=True))
+        list(service.chat(stream=True))
     assert (small.calls, large.calls) == (1, 0)

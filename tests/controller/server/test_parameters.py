@@ -6,18 +6,8 @@ import openai
 import pytest
 
 from controller.server.ops import episode_fields
-from tests.controller.server.upstream import completion
-
-ASK = [{"role": "user", "content": "2+5="}]
-
-
-@pytest.fixture
-def service(serve, small, large):
-    return serve(small, large)
-
-
-def create(service, **fields):
-    return service.openai.chat.completions.create(model="allot", messages=ASK, **fields)
+from tests.controller.server.conftest import ASK
+from tests.controller.server.upstream import completion, script
 
 
 @pytest.mark.parametrize(
@@ -39,7 +29,7 @@ def create(service, **fields):
     ],
 )
 def test_what_models_are_told(service, small, name, value):
-    create(service, logprobs=True, **{name: value})
+    service.chat(logprobs=True, **{name: value})
     assert small.requests[0].body[name] == value
 
 
@@ -86,14 +76,13 @@ def test_what_no_model_reads_of_messages_is_said(service):
 )
 def test_what_is_refused_by_name(service, small, fields, param):
     with pytest.raises(openai.BadRequestError, match=param) as refused:
-        create(service, extra_body=fields)
+        service.chat(extra_body=fields)
     assert refused.value.param.startswith(param)
     assert small.calls == 0
 
 
 def test_what_asks_for_nothing_passes(service):
-    found = create(
-        service,
+    found = service.chat(
         n=1,
         store=False,
         service_tier="auto",
@@ -109,11 +98,11 @@ def test_what_asks_for_nothing_passes(service):
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs_are_those_of_the_returned_attempt(service, stream):
     if stream:
-        chunks = list(create(service, stream=True, logprobs=True))
+        chunks = list(service.chat(stream=True, logprobs=True))
         parts = [c.choices[0].logprobs for c in chunks if c.choices and c.choices[0].logprobs]
         entries = [entry for part in parts for entry in part.content]
     else:
-        entries = create(service, logprobs=True).choices[0].logprobs.content
+        entries = service.chat(logprobs=True).choices[0].logprobs.content
     assert [(e.token, e.logprob, e.bytes) for e in entries] == [("x", -0.1, [120])] * 4
 
 
@@ -124,7 +113,7 @@ def test_log_probabilities_that_a_server_does_not_tell_are_said_to_be_missing(
         body = completion()
         del body["choices"][0]["logprobs"]
         upstream.script(body)
-    found = create(service, logprobs=True)
+    found = service.chat(logprobs=True)
     assert found.choices[0].logprobs is None
     assert found.model_extra["allot"]["ignored"] == ["logprobs"]
 
@@ -134,7 +123,7 @@ def test_a_seed_gives_each_attempt_one_of_its_own_and_the_same_again(service, sm
     sent = []
     for _ in range(2):
         before = small.calls
-        create(service, seed=-5, extra_body={"allot": {"price": 1e-4}})
+        service.chat(seed=-5, extra_body={"allot": {"price": 1e-4}})
         sent.append([exchange.body["seed"] for exchange in small.requests[before:]])
     first, second = sent
     assert len(first) > 1
@@ -145,9 +134,9 @@ def test_a_seed_gives_each_attempt_one_of_its_own_and_the_same_again(service, sm
 def test_what_an_operator_sets_is_not_a_clients_to_change(serve, small, large):
     service = serve(small, large, body={"temperature": 0.7})
     with pytest.raises(openai.BadRequestError, match="operator") as refused:
-        create(service, temperature=0.1)
+        service.chat(temperature=0.1)
     assert refused.value.param == "temperature"
-    create(service)
+    service.chat()
     assert small.requests[0].body["temperature"] == 0.7
 
 
@@ -160,7 +149,7 @@ def test_a_field_that_one_model_refuses_is_left_off_for_it_and_told(service, sma
             await exchange.reply(completion())
 
     small.script(refuse)
-    found = create(service, top_p=0.5)
+    found = service.chat(top_p=0.5)
     assert found.choices[0].message.content == "Answer: 7"
     assert found.model_extra["allot"]["warnings"] == ["small: the server refuses top_p"]
 
@@ -173,16 +162,15 @@ def test_a_value_that_all_models_refuse_is_a_400_and_stays_one_clients_matter(
         body = {"error": {"message": f"reasoning_effort: {value!r} is not supported"}}
         await exchange.reply(body if value else completion(), status=400 if value else 200)
 
-    for upstream in (small, large):
-        upstream.script(refuse)
+    script((small, large), refuse)
     with pytest.raises(openai.BadRequestError) as refused:
-        create(service, reasoning_effort="xhigh")
+        service.chat(reasoning_effort="xhigh")
     assert (refused.value.param, small.calls, large.calls) == ("reasoning_effort", 1, 1)
-    assert create(service).model_extra["allot"]["warnings"] == []
+    assert service.chat().model_extra["allot"]["warnings"] == []
 
 
 def test_metadata_is_logged(service):
-    create(service, metadata={"team": "a"})
+    service.chat(metadata={"team": "a"})
     assert episode_fields(service.served[-1], texts=False)["metadata"] == {"team": "a"}
 
 

@@ -16,11 +16,6 @@ from controller.server.routes import page
 HOSTILE = "</script><script>hacked = 1</script>"
 
 
-@pytest.fixture
-def service(serve, small, large):
-    return serve(small, large)
-
-
 def test_a_page_is_there_unless_keys_are_set():
     keys = Path("keys")
     assert ServeConfig().has_playground

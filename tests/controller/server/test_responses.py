@@ -3,31 +3,13 @@
 import json
 
 import openai
-import pydantic
 import pytest
 
-from tests.controller.server.test_structured import OSLO, calling
-from tests.controller.server.upstream import completion
+from tests.controller.server.test_structured import OSLO, Forecast, calling
+from tests.controller.server.test_structured import WEATHER as TOOL
+from tests.controller.server.upstream import CUT, REFUSAL, completion, replying, script
 
-WEATHER = {
-    "type": "function",
-    "name": "weather",
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-        "required": ["city"],
-    },
-}
-
-
-class Forecast(pydantic.BaseModel):
-    city: str
-    days: int
-
-
-@pytest.fixture
-def service(serve, small, large):
-    return serve(small, large)
+WEATHER = {"type": "function", **TOOL["function"]}
 
 
 @pytest.fixture
@@ -78,8 +60,7 @@ def test_a_stream(responses):
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls_and_what_they_return(responses, small, large, stream):
     arguments = json.dumps(OSLO)
-    for upstream in (small, large):
-        upstream.script(calling(arguments))
+    script((small, large), calling(arguments))
     ask = [{"role": "user", "content": [{"type": "input_text", "text": "Oslo?"}]}]
     asked = {"model": "allot", "input": ask, "tools": [WEATHER], "tool_choice": "required"}
     if stream:
@@ -91,8 +72,7 @@ def test_calls_and_what_they_return(responses, small, large, stream):
     assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "weather", OSLO)
     assert small.requests[0].body["tools"][0]["function"]["name"] == "weather"
 
-    for upstream in (small, large):
-        upstream.script(completion("Answer: rain"))
+    script((small, large), completion("Answer: rain"))
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
     turns = [*ask, call.model_dump(), result]
     found = responses.create(model="allot", input=turns, tools=[WEATHER])
@@ -102,18 +82,14 @@ def test_calls_and_what_they_return(responses, small, large, stream):
 
 
 def test_a_form(responses, small, large):
-    for upstream in (small, large):
-        upstream.script(completion(json.dumps(OSLO)))
+    script((small, large), completion(json.dumps(OSLO)))
     found = responses.parse(model="allot", input="Oslo?", text_format=Forecast)
     assert found.output_parsed == Forecast(city="Oslo", days=2)
     assert found.model_extra["allot"]["answer"] == '{"city":"Oslo","days":2}'
 
 
 def test_an_answer_that_was_cut_is_incomplete(responses, small, large):
-    for upstream in (small, large):
-        body = completion("Answer: 7")
-        body["choices"][0]["finish_reason"] = "length"
-        upstream.script(body)
+    script((small, large), CUT)
     found = responses.create(model="allot", input="2+5=")
     assert found.status == "incomplete"
     assert found.incomplete_details.reason == "max_output_tokens"
@@ -137,10 +113,7 @@ def test_what_is_not_served_is_refused_by_name(responses, small, field):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_is_told_as_one_and_sent_back(responses, small, large, stream):
-    for upstream in (small, large):
-        told = completion("")
-        told["choices"][0]["message"] = {"content": None, "refusal": "No."}
-        upstream.script(told)
+    script((small, large), REFUSAL)
     if stream:
         with responses.stream(model="allot", input="2+5=") as events:
             kinds = [event.type for event in events]
@@ -159,10 +132,6 @@ def test_a_refusal_is_told_as_one_and_sent_back(responses, small, large, stream)
 
 
 def test_failures_within_a_stream_are_told(service, small, large):
-    async def fail(exchange):
-        await exchange.reply({}, status=500)
-
-    for upstream in (small, large):
-        upstream.script(fail)
+    script((small, large), replying(500))
     with pytest.raises(openai.APIError, match="no model answered"):
         list(service.openai.responses.create(model="allot", input="2+5=", stream=True))

@@ -10,14 +10,13 @@ import pytest
 
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.server.config import Limits
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, replying, script
 
 DEAR, CHEAP = 2e-3, 1e-5
 """Prices at which the controller samples once and stops, and at which it then escalates."""
 
 
-async def fail(exchange):
-    await exchange.reply({"error": {"message": "internal sk-secret"}}, status=500)
+fail = replying(500, {"error": {"message": "internal sk-secret"}})
 
 
 async def hang(exchange):
@@ -217,8 +216,7 @@ def test_what_was_written_by_the_deadline_is_on_the_bill_and_told(serve, small, 
             await exchange.event("word ")
             await asyncio.sleep(0.1)
 
-    for upstream in (small, large):
-        upstream.script(write)
+    script((small, large), write)
     service = serve(small, large, streams=True, silence_s=0.3, idle_timeout_s=0.3)
     reply = service.ask(price=DEAR, deadline_s=1.0)
     (served,) = service.served
@@ -250,8 +248,7 @@ def test_a_budget_holds_where_answers_are_empty(serve, small, large):
     empty = completion()
     empty["choices"] = []
     empty["usage"] |= {"prompt_tokens": 40, "completion_tokens": 60}
-    for upstream in (small, large):
-        upstream.script(empty)
+    script((small, large), empty)
     service = serve(small, large)
     budget = 400
     service.ask(price=CHEAP, budget=budget)
@@ -263,10 +260,8 @@ def test_a_budget_holds_where_answers_are_empty(serve, small, large):
 def test_what_a_providers_filter_keeps_out_is_the_askers_matter(serve, small, large):
     """Told as OpenAI tells it, after one call per model, and not held against the servers."""
 
-    async def filtered(exchange):
-        told = {"message": "The prompt of sk-secret was filtered.", "code": "content_filter"}
-        await exchange.reply({"error": told}, status=400)
-
+    told = {"message": "The prompt of sk-secret was filtered.", "code": "content_filter"}
+    filtered = replying(400, {"error": told})
     small.script(filtered)
     large.script(filtered)
     service = serve(small, large, breaker=lambda: CircuitBreaker(failures=1))

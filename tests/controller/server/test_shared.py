@@ -15,7 +15,7 @@ from controller.process.terms import Terms
 from controller.server.config import Limits
 from controller.server.limits import Budgets
 from controller.server.shared import Shared, Store
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, replying
 
 needs_store = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
 
@@ -50,10 +50,7 @@ def together(port, *, fails_open=False, workers=1):
 
 @needs_store
 def test_services_spend_one_budget_together(serve, small, large):
-    async def fail(exchange):
-        await exchange.reply({}, status=500)
-
-    small.script(fail)
+    small.script(replying(500))
     large.script(completion(model="large"))
     port, limits = free_port(), Limits(escalations_per_minute=3)
     with store(port):
@@ -116,9 +113,6 @@ def test_an_address_that_is_none_is_told():
 def test_a_server_that_fails_is_left_alone_by_all_services(serve, small, large):
     """Failures of all count together; one probes, and closes it for all."""
 
-    async def fail(exchange):
-        await exchange.reply({}, status=500)
-
     port = free_port()
     with store(port):
         shared = [together(port) for _ in range(3)]
@@ -131,12 +125,12 @@ def test_a_server_that_fails_is_left_alone_by_all_services(serve, small, large):
             )
             for one in shared
         ]
-        small.script(fail)
+        small.script(replying(500))
         for n in range(6):
             assert services[n % 3].ask(price=1e-5).json()["allot"]["unavailable"] == ["small"]
         assert 5 <= small.calls <= 6, "one may not have heard yet"
         time.sleep(HEARD_S)
-        small.script(fail)
+        small.script(replying(500))
         for service in services:
             assert service.ask(price=1e-5).json()["allot"]["unavailable"] == ["small"]
         assert small.calls == 0

@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from controller.answers.structured import schema_fault, structured_answer
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, replying, script
 
 ASK = [{"role": "user", "content": "What is the weather in Oslo?"}]
 WEATHER = {
@@ -30,14 +30,12 @@ class Forecast(pydantic.BaseModel):
     days: int
 
 
-def calling(arguments, name="weather", model="small"):
+def calling(arguments, name="weather", model="small", finish="tool_calls"):
     """A completion that calls a tool."""
     called = {"name": name, "arguments": arguments}
-    body = completion("", model=model)
     call = {"id": "call_1", "type": "function", "function": called}
-    body["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
-    body["choices"][0]["finish_reason"] = "tool_calls"
-    return body
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return completion("", model=model, finish=finish, message=message)
 
 
 def in_pieces(text, name=None):
@@ -56,11 +54,6 @@ def in_pieces(text, name=None):
         await exchange.send(b"data: [DONE]\n\n")
 
     return stream
-
-
-@pytest.fixture
-def service(serve, small, large):
-    return serve(small, large)
 
 
 def test_an_answer_is_what_fits_the_schema(service, small, large):
@@ -85,8 +78,7 @@ def test_an_answer_is_what_fits_the_schema(service, small, large):
     ids=["a fence", "thoughts and a fence", "an object"],
 )
 def test_json_is_told_without_what_models_put_around_it(service, small, large, content):
-    for upstream in (small, large):
-        upstream.script(completion(content))
+    script((small, large), completion(content))
     found = service.openai.chat.completions.create(
         model="allot",
         messages=[{"role": "user", "content": "x?"}],
@@ -97,22 +89,15 @@ def test_json_is_told_without_what_models_put_around_it(service, small, large, c
 
 
 def test_json_objects(service, small, large):
-    for upstream in (small, large):
-        upstream.script(completion("[1, 2]"))
+    script((small, large), completion("[1, 2]"))
     form = {"type": "json_object"}
-    found = service.openai.chat.completions.create(
-        model="allot", messages=ASK, response_format=form
-    )
+    found = service.chat(ASK, response_format=form)
     assert found.model_extra["allot"]["answer"] is None
     small.script(completion('{"rain": true}'))
-    found = service.openai.chat.completions.create(
-        model="allot", messages=ASK, response_format=form
-    )
+    found = service.chat(ASK, response_format=form)
     assert found.model_extra["allot"]["answer"] == '{"rain":true}'
     form["schema"] = {"required": ["snow"]}
-    found = service.openai.chat.completions.create(
-        model="allot", messages=ASK, response_format=form
-    )
+    found = service.chat(ASK, response_format=form)
     assert found.model_extra["allot"]["answer"] is None
 
 
@@ -122,8 +107,7 @@ def test_calls_of_tools(serve, small, large, upstream_stream):
     service = serve(small, large, streams=upstream_stream)
     arguments = json.dumps(OSLO)
     call = in_pieces(arguments, "weather") if upstream_stream else calling(arguments)
-    for upstream in (small, large):
-        upstream.script(call)
+    script((small, large), call)
     client = service.openai.chat.completions
     found = client.create(model="allot", messages=ASK, tools=[WEATHER], parallel_tool_calls=False)
     choice = found.choices[0]
@@ -141,8 +125,7 @@ def test_calls_of_tools(serve, small, large, upstream_stream):
     assert json.loads(streamed.message.tool_calls[0].function.arguments) == OSLO
 
     text = in_pieces("Answer: rain") if upstream_stream else completion("Answer: rain")
-    for upstream in (small, large):
-        upstream.script(text)
+    script((small, large), text)
     turn = choice.message.model_dump(exclude_none=True)
     result = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
     found = client.create(model="allot", messages=[*ASK, turn, result], tools=[WEATHER])
@@ -153,11 +136,8 @@ def test_calls_of_tools(serve, small, large, upstream_stream):
 
 
 def test_calls_that_were_cut_are_not_to_be_carried_out(service, small, large):
-    for upstream in (small, large):
-        cut = calling('{"city": "Os')
-        cut["choices"][0]["finish_reason"] = "length"
-        upstream.script(cut)
-    found = service.openai.chat.completions.create(model="allot", messages=ASK, tools=[WEATHER])
+    script((small, large), calling('{"city": "Os', finish="length"))
+    found = service.chat(ASK, tools=[WEATHER])
     assert found.choices[0].finish_reason == "length"
 
 
@@ -166,8 +146,7 @@ def test_what_a_server_keeps_with_a_call_goes_there_and_back(service, small, lar
     signed = calling(json.dumps(OSLO))
     (call,) = signed["choices"][0]["message"]["tool_calls"]
     call |= {"id": "call__thought__" + "x" * 3000, "extra_content": {"google": {"a": "b"}}}
-    for upstream in (small, large):
-        upstream.script(signed)
+    script((small, large), signed)
     client = service.openai.chat.completions
     turn = client.create(model="allot", messages=ASK, tools=[WEATHER]).choices[0].message
     small.script(completion("Answer: rain"))
@@ -184,9 +163,7 @@ def test_calls_vote(service, small, large):
         calling('{"city":"Oslo","days":2}'),
     )
     large.script(calling('{"days": 2, "city": "Oslo"}', model="large"))
-    found = service.openai.chat.completions.create(
-        model="allot", messages=ASK, tools=[WEATHER], tool_choice="required", extra_body=PRICE
-    )
+    found = service.chat(ASK, tools=[WEATHER], tool_choice="required", extra_body=PRICE)
     made = [a for d in found.model_extra["allot"]["decisions"] for a in d["attempts"]]
     assert made[0]["answer"] is None
     assert len({attempt["answer"] for attempt in made[1:]}) == 1
@@ -216,54 +193,45 @@ def test_calls_vote(service, small, large):
 )
 def test_forms_that_are_none_are_refused_by_name(service, small, fields, param):
     with pytest.raises(openai.BadRequestError, match=param) as refused:
-        service.openai.chat.completions.create(model="allot", messages=ASK, extra_body=fields)
+        service.chat(ASK, extra_body=fields)
     assert refused.value.param.startswith(param)
     assert small.calls == 0
 
 
 def refusing(message):
     """Answers every request by a 400."""
-
-    async def refuse(exchange):
-        await exchange.reply({"error": {"message": message}}, status=400)
-
-    return refuse
+    return replying(400, {"error": {"message": message}})
 
 
 def test_a_clients_bad_field_is_not_held_against_the_server(service, small, large):
     """The server's 400 is told once, and names the field alone."""
-    for upstream in (small, large):
-        upstream.script(refusing("Invalid schema for tools[0].function.parameters"))
+    script((small, large), refusing("Invalid schema for tools[0].function.parameters"))
     with pytest.raises(openai.BadRequestError) as refused:
         service.openai.with_options(max_retries=2).chat.completions.create(
             model="allot", messages=ASK, tools=[WEATHER]
         )
     assert (refused.value.param, small.calls, large.calls) == ("tools", 1, 1)
     small.script(calling(json.dumps(OSLO)))
-    service.openai.chat.completions.create(model="allot", messages=ASK, tools=[WEATHER])
+    service.chat(ASK, tools=[WEATHER])
     assert small.requests[0].body["tools"] == [WEATHER]
 
 
 def test_a_context_that_is_too_long_is_the_askers_matter(service, small, large):
-    for upstream in (small, large):
-        upstream.script(refusing("maximum context length is 4096 tokens"))
+    script((small, large), refusing("maximum context length is 4096 tokens"))
     with pytest.raises(openai.BadRequestError) as refused:
-        service.openai.chat.completions.create(model="allot", messages=ASK)
+        service.chat(ASK)
     assert refused.value.code == "context_length_exceeded"
 
 
 def test_turns_that_no_model_takes_are_the_askers_matter(service, small, large):
-    for upstream in (small, large):
-        upstream.script(refusing("'messages' must contain the word 'json' in some form"))
+    script((small, large), refusing("'messages' must contain the word 'json' in some form"))
     with pytest.raises(openai.BadRequestError) as refused:
-        service.openai.chat.completions.create(
-            model="allot", messages=ASK, response_format={"type": "json_object"}
-        )
+        service.chat(ASK, response_format={"type": "json_object"})
     assert (refused.value.param, small.calls, large.calls) == ("messages", 1, 1)
 
 
 def test_stop_reaches_the_models(service, small):
-    service.openai.chat.completions.create(model="allot", messages=ASK, stop=["\n"])
+    service.chat(ASK, stop=["\n"])
     assert small.requests[0].body["stop"] == ["\n"]
 
 

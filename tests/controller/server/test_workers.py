@@ -16,7 +16,7 @@ import pytest
 from controller.errors import ConfigError
 from controller.server.config import Limits, ServeConfig
 from tests.controller.server.test_shared import free_port, needs_store, store
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, replying
 
 COMMAND = [sys.executable, "-m", "training.cli", "serve"]
 
@@ -93,10 +93,7 @@ def test_a_killed_worker_is_replaced_and_costs_what_it_had_in_hand(small, large,
 
 @needs_store
 def test_workers_spend_one_budget(small, large, tmp_path):
-    async def fail(exchange):
-        await exchange.reply({}, status=400)
-
-    small.script(fail)
+    small.script(replying(400))
     large.script(completion(model="large"))
     port = free_port()
     options = "--shared", f"redis://127.0.0.1:{port}", "--escalations-per-minute", "5"

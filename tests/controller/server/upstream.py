@@ -21,12 +21,14 @@ def endpoint(url, model="small", **settings):
     return Endpoint(base_url=url, model=model, spec=ModelSpec(rung=0, **known), **settings)
 
 
-def completion(text="Answer: 7", *, model="small", logprob=-0.1, n=1, **changes):
+def completion(
+    text="Answer: 7", *, model="small", logprob=-0.1, n=1, finish="stop", message=None, **changes
+):
     """The body of a chat completion."""
     tokens = max(1, len(text) // 2)
     choice = {
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop",
+        "message": message or {"role": "assistant", "content": text},
+        "finish_reason": finish,
         "logprobs": {"content": [{"token": "x", "logprob": logprob}] * tokens},
     }
     return {
@@ -42,6 +44,25 @@ def completion(text="Answer: 7", *, model="small", logprob=-0.1, n=1, **changes)
         },
         **changes,
     }
+
+
+REFUSAL = completion("", message={"content": None, "refusal": "No."})
+CUT = completion(finish="length")
+
+
+def replying(status, body=None, **how):
+    """Answers every request with the same status and body."""
+
+    async def reply(exchange):
+        await exchange.reply(body or {}, status=status, **how)
+
+    return reply
+
+
+def script(upstreams, *behaviours):
+    """Have several servers behave alike."""
+    for upstream in upstreams:
+        upstream.script(*behaviours)
 
 
 class Exchange:

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from controller.backends.ladder import BlockingBackend
 from controller.errors import ConfigError
 from controller.loop import Controller
-from controller.server.ops import JsonFormatter, episode_fields
+from controller.server.logs import JsonFormatter
+from controller.server.ops import episode_fields
 from envs.traces.readers import read_episodes
 from tests.controller.server.conftest import (  # noqa: F401 - fixtures
     QUESTION,
