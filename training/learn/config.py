@@ -11,7 +11,7 @@ from controller.errors import ConfigError, check_range
 from controller.process.types import Rates
 from controller.registry import NETWORKS, Registry
 
-STEPS_PER_ATTEMPT = 48
+STEPS_PER_ATTEMPT = 64
 LEAST_STEPS, MOST_STEPS = 225_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
@@ -207,8 +207,8 @@ class TrainConfig:
         A policy that meets few outcomes again and again learns them by heart:
         docs/decisions/0024, 0040 and 0058.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 200_000)]
-        [225000, 480000, 8000000]
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 130_000)]
+        [225000, 640000, 8000000]
         """
         if self.ppo.total_steps:
             return self
