@@ -491,7 +491,8 @@ def _lines_of(passage: str) -> str | None:
 
 def _unbulleted(passage: str) -> str:
     """A passage without the bullet of its first line, if it begins on a new line."""
-    return _BULLET.sub("", passage, count=1) if passage.startswith("\n") else passage
+    bullet = _BULLET.match(passage) if passage.startswith("\n") else None
+    return passage[bullet.end() :] if bullet else passage
 
 
 def _first(passage: str) -> str:

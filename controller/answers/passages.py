@@ -56,7 +56,8 @@ _THOUGHTS_END = re.compile(
 """Also of gpt-oss, whose marks may have been left out: `analysis... assistantfinal...`."""
 _UNENDED = re.compile(
     r"<(?:think(?:ing)?|thought|reasoning|reflection)>|\[THINK\]|◁think▷"
-    r"|<\|(?:begin_of_|start_)?think\w*\|>|<\|channel\|>(?:analysis|commentary)\b"
+    r"|<\|(?:begin_of_|start_)?think\w*\|>|<\|channel\|>(?:analysis|commentary)\b",
+    re.IGNORECASE,
 )
 """After which a text that brings no end of its thoughts holds nothing else."""
 _NEXT = re.compile(

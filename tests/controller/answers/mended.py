@@ -28,6 +28,7 @@ NUMBER = (
     ("\\boxed{\\color{blue}{10}}", "10"),
     ("\\boxed{3\\times10^{8}}", "300000000"),
     ("<think>\nLet me compute 5 + 7. That's 12, and then", None),
+    ("<|START_THINKING|>so it is 5", None),
     ("<think>so the answer is 12", None),
     ("#### Answer: 20", "20"),
     ("#### The answer is 20", "20"),
@@ -607,6 +608,8 @@ CHOICE = (
 )
 
 TEXT = (
+    ("The answer is\nBig - Bang", "big - bang"),
+    ("The answer is\n3 - 4 = -1", "3 - 4 = -1"),
     ("It isn't **Rome**", None),
     ("It's **Paris**, not **Rome**.", "paris"),
     ("I don't think it is **Rome**", None),
