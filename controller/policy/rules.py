@@ -20,7 +20,12 @@ from controller.process.observation import leader_stays
 
 Wishes = Mapping[ActionKind, Bools]
 
-STOP, SAMPLE, REVISE, ESCALATE, VERIFY = ActionKind
+SAMPLE, REVISE, ESCALATE, VERIFY = (
+    ActionKind.SAMPLE,
+    ActionKind.REVISE,
+    ActionKind.ESCALATE,
+    ActionKind.VERIFY,
+)
 
 
 class Pair:
