@@ -85,12 +85,12 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of the terms of the loss, those of the values apart; `judges` if the policy's own are one."""
+    """Of terms of the loss; `own_values` says whether the policy's own values are one."""
 
     policy: float = 1.0
     entropy: float = 0.0
     prior: float = 0.0
-    judges: bool = True
+    own_values: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def ppo_loss(
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
     values = [critic(batch.observations, batch.truths)]
-    if weights.judges:
+    if weights.own_values:
         values.append(policy.value(batch.observations))
     value_loss = 0.5 * (torch.stack(values) - batch.returns).square().mean(1).sum()
     allowed = log_probs.masked_fill(~batch.masks, 0.0)
@@ -370,7 +370,7 @@ class PPO:
         size = len(rollout.actions) // self.config.num_minibatches
         for epoch in range(self.config.num_epochs):
             # Nothing is learnt from the policy's own values: one look at each step is enough.
-            weights = replace(weights, judges=epoch == 0)
+            weights = replace(weights, own_values=epoch == 0)
             order = torch.randperm(len(rollout.actions), generator=self._generator)
             for start in range(0, len(order), size):
                 batch = rollout.take(order[start : start + size])
