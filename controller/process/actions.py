@@ -290,9 +290,11 @@ class ActionSet(tuple[Action, ...]):
     def position(self, kind: ActionKind, width: int = 1, arm: str = "") -> int:
         """Index of an action. Raises ConfigError: the set has no such action."""
         wanted = Action(kind, width, arm=arm)
-        if wanted not in self:
-            raise ConfigError(f"action set: expected one with {wanted}, found {list(self.names)}")
-        return self.index(wanted)
+        try:
+            return self.index(wanted)
+        except ValueError:
+            found = list(self.names)
+            raise ConfigError(f"action set: expected one with {wanted}, found {found}") from None
 
 
 SEGMENT_ACTIONS = ActionSet(

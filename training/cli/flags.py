@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
-from controller.errors import ConfigError, check_range
+from controller.errors import ConfigError
 from controller.field_notes import field_notes
 
 if TYPE_CHECKING:
@@ -151,9 +151,6 @@ class RayOptions:
 
     ray: str = flag("", metavar="ADDRESS", show_default=False)
     worker_cpus: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_range(self, ("worker_cpus",), least=0)
 
     def cluster(self, workers: int | None = None, gpus: float = 0.0) -> Cluster | None:
         """The cluster, or None for this process."""

@@ -68,6 +68,9 @@ class Settings:
     cluster: RayOptions = field(default_factory=RayOptions)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        check_range(self.cluster, ("worker_cpus",), above=0)
+
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     """Settings from flags, as text by name, else from a YAML file, else the defaults.

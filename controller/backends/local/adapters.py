@@ -174,6 +174,7 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
         _check(local, name, path, files=(_NOTES,) if _READOUT in known else _FILES)
         if _READOUT not in known:
             model = _with_adapter(model, local.name, path, name)
+            # In float32, as they are stored, what they read and write would be cast each time.
             for weight_of, weight in model.named_parameters():
                 if f".{name}." in weight_of:
                     weight.data = weight.data.to(model.dtype)
