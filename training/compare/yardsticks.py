@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from envs.traces.table import TraceTable
 from training.compare.results import KeptAccuracy, KeptCost, Promises
 from training.compare.simulate import Played, play_checkpoint, play_rules
 from training.granularity import learning_of
-from training.learn.forests import NUM_TREES, grow
+from training.learn.forests import grow
 
 GREEDY = ("greedy small attempt", "greedy large attempt")
 
@@ -193,6 +193,9 @@ def _kept_accuracies(checkpoint: Checkpoint, test: TraceTable) -> Iterator[KeptA
 
 _LEAVES = (3, 10, 30, 100)
 """Least questions in a leaf, to choose from."""
+_TARGET_PRICES = 4
+_EXPLAINED = 0.95
+"""Share of the variance of utilities at these prices that trees are grown by."""
 
 
 def select_plans(
@@ -202,32 +205,69 @@ def select_plans(
 
     Of Q known questions, features (Q, F), there is how each plan did; new ones are (Q', F).
 
-    A forest of extremely randomised trees (Geurts et al. 2006) predicts the utility of every
-    plan; how large its leaves are is chosen by the utility of what it picks out of bag.
+    A forest of extremely randomised trees (Geurts et al. 2006) tells what is right and what is
+    spent by every plan. The same trees serve all prices: they are grown by the principal components
+    of the plans' utilities. How large their leaves are is chosen for each price by the utility of
+    what is picked out of bag.
 
     Returns:
         (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.
     """
     right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
     known, new = (np.ascontiguousarray(x, np.float32) for x in (known, new))
+    some = prices[:: -(-len(prices) // _TARGET_PRICES)]
+    targets = _components(np.hstack([_scaled(right - price * cost) for price in some]))
+    choice = np.zeros((len(prices), len(new)), np.int64)
+    expected, rows = np.full(len(prices), -np.inf), np.arange(len(known))
+    for leaf in _LEAVES:
+        held, told = _outcomes(known, new, targets, np.hstack([right, cost]), leaf)
+        for p, price in enumerate(prices):
+            best, picked = ((x[0] - price * x[1]).argmax(1) for x in (held, told))
+            utility = float((right - price * cost)[rows, best].mean())
+            if utility > expected[p]:
+                expected[p], choice[p] = utility, picked
+    return choice, expected
 
-    @cache
-    def chosen(price: float, leaf: int) -> tuple[NDArray[np.int64], float]:
-        """The best plan of each new question, and the utility of what is picked out of bag."""
-        utility = right - price * cost  # (Q, plans)
-        told, held = np.zeros((len(new), len(plans))), np.zeros(utility.shape)
-        times = np.zeros(len(known))
-        for tree, shown in grow(known, utility, min_samples_leaf=leaf, max_features=0.5):
-            told += tree.predict(new, check_input=False)
-            held[shown == 0] += tree.predict(known[shown == 0], check_input=False)
-            times += shown == 0
-        best = (held / np.maximum(times, 1)[:, None]).argmax(1)
-        return (told / NUM_TREES).argmax(1), float(utility[np.arange(len(utility)), best].mean())
 
-    middle = prices[len(prices) // 2]
-    leaf = max(_LEAVES, key=lambda leaf: chosen(middle, leaf)[1])
-    choice, expected = zip(*(chosen(price, leaf) for price in prices), strict=True)
-    return np.array(choice), np.array(expected)
+def _scaled(columns: Floats) -> Floats:
+    """Columns (Q, K), their means 0 and their variances 1 in all."""
+    columns = columns - columns.mean(0)
+    return columns / (np.linalg.norm(columns) or 1.0)
+
+
+def _components(columns: Floats) -> Floats:
+    """The first principal components of columns (Q, K) of mean 0, up to `_EXPLAINED`."""
+    variances, directions = np.linalg.eigh(columns.T @ columns)  # ascending
+    left_out = np.cumsum(variances) <= (1 - _EXPLAINED) * variances.sum()
+    return columns @ directions[:, min(left_out.sum(), len(left_out) - 1) :]
+
+
+def _outcomes(
+    known: NDArray[np.float32],
+    new: NDArray[np.float32],
+    targets: Floats,
+    outcomes: Floats,
+    leaf: int,
+) -> tuple[Any, Any]:
+    """What trees tell of `outcomes`, (Q, 2K): of known questions out of bag, and of new ones.
+
+    Returns:
+        Of both the first K columns and the last K; of new questions the sum over all trees.
+    """
+    from scipy.sparse import csr_array
+
+    held, times = np.zeros(outcomes.shape), np.zeros(len(known))
+    told = np.zeros((len(new), outcomes.shape[1]))
+    for tree, shown in grow(known, targets, min_samples_leaf=leaf, max_features=0.5):
+        leaves, count = tree.apply(known, check_input=False), tree.tree_.node_count
+        place = (shown.astype(np.float64), (leaves, np.arange(len(known))))
+        sums = csr_array(place, shape=(count, len(known))) @ outcomes
+        means = sums / np.maximum(np.bincount(leaves, shown, count), 1)[:, None]
+        told += means[tree.apply(new, check_input=False)]
+        held[shown == 0] += means[leaves[shown == 0]]
+        times += shown == 0
+    held /= np.maximum(times, 1)[:, None]
+    return np.split(held, 2, 1), np.split(told, 2, 1)
 
 
 NUM_BUDGETS = 16

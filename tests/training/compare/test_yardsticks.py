@@ -1,6 +1,6 @@
-"""Yardsticks: rules have kinds, nobody beats who sees what is right, and a bandit keeps to budgets.
+"""Yardsticks: rules have kinds, nobody beats who sees what is right, selectors pick by price.
 
-It learns which arm is worth its cost from the arms that it asked.
+A bandit keeps to budgets, and learns which arm is worth its cost from the arms that it asked.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from controller.policy.rules import CASCADES, RulePolicy, SelfConsistency
 from envs.reward import price_range
-from training.compare.simulate import play
+from training.compare.simulate import Played, play
 from training.compare.yardsticks import (
     NUM_BUDGETS,
     best_rule_utilities,
@@ -16,6 +16,7 @@ from training.compare.yardsticks import (
     features_of,
     kind_of,
     learn_paced,
+    select_plans,
 )
 
 RNG = np.random.default_rng(0)
@@ -41,6 +42,30 @@ def test_rules_in_hindsight_are_at_least_as_good_as_any_and_clairvoyance_is_bett
     for price, utility in zip(prices, best, strict=True):
         assert utility >= rule.utility(price).mean() - 1e-9
         assert clairvoyant(table, config, price).utility(price).mean() > utility
+
+
+def test_a_selector_picks_the_dear_plan_where_the_price_is_worth_it():
+    plans = [
+        Played(right=right, cost=cost, tokens=cost, rounds=cost, actions=np.zeros((3000, 4)))
+        for right, cost in zip(RIGHT.T, COST.T, strict=True)
+    ]
+    known = np.column_stack([HARD, RNG.random(3000)]).astype(np.float32)
+    new = np.array([[0, 0.5], [1, 0.5]], np.float32)  # an easy question and a hard one
+    prices = np.array([1e-4, 1e-2, 1.0])  # 19 more units bring the easy one 0.05, the hard one 0.8
+    choice, expected = select_plans(known, plans, new, prices)
+    assert choice.tolist() == [[1, 1], [0, 1], [0, 0]]
+    best = np.where(HARD[:, None], [1, 1, 0], [1, 0, 0])  # (Q, P)
+    utility = RIGHT[:, None] - prices[:, None] * COST[:, None]  # (Q, P, plans)
+    assert expected == pytest.approx(np.take_along_axis(utility, best[..., None], 2).mean((0, 2)))
+
+
+def test_plans_that_are_all_the_same_are_picked_from_nevertheless():
+    same = np.ones(40)
+    plan = Played(right=same, cost=same, tokens=same, rounds=same, actions=np.zeros((40, 4)))
+    known = RNG.random((40, 2)).astype(np.float32)
+    choice, expected = select_plans(known, [plan, plan], known[:3], np.array([0.1]))
+    assert choice.shape == (1, 3)
+    assert expected == pytest.approx([0.9])
 
 
 @pytest.fixture(scope="module")
