@@ -32,9 +32,9 @@ from sklearn.linear_model import LogisticRegression
 from controller.policy.network import PolicyNetwork
 from controller.policy.readouts import Network
 from controller.process.lockstep import Bools, Floats, chance
-from controller.race import Marks, keep_mask, keeps, strongest
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import deal
+from recipes.race import Marks, keep_mask, keeps, strongest
 from recipes.races import Races, RaceTable, RaceVectorEnv, read_races, sample_values
 from training.cli.app import main as run_program
 from training.compare.summary import Bootstrap

@@ -30,7 +30,6 @@ from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.actions import ActionKind
 from controller.process.types import Question
-from controller.race import Sample
 from envs.questions.files import bundled_questions, noted_kinds, read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import (
@@ -40,6 +39,7 @@ from envs.traces.format import (
     tables_digest,
     write_table,
 )
+from recipes.race import Sample
 from training.cli.app import main as run_program
 from training.learn.threads import limit_threads
 from training.record.plans import question_row, spread

@@ -18,7 +18,11 @@ from gymnasium.vector import AutoresetMode
 from controller.errors import ConfigError, TraceFormatError
 from controller.policy.readouts import Network
 from controller.process.lockstep import Bools, Floats, Ints
-from controller.race import (
+from envs.draws import Streams, stream_keys
+from envs.reward import LogUniform, price_range
+from envs.traces.format import TraceSet
+from envs.traces.table import build_table
+from recipes.race import (
     FEATURES,
     Marks,
     keep_mask,
@@ -28,10 +32,6 @@ from controller.race import (
     signals,
     strongest,
 )
-from envs.draws import Streams, stream_keys
-from envs.reward import LogUniform, price_range
-from envs.traces.format import TraceSet
-from envs.traces.table import build_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class RaceTable:
         length: tokens of each sample, (Q, S).
         answer: numbered within the question, -1 for none, (Q, S).
         right: (Q, S); the policy does not see it.
-        signals: as `controller.race.signals` returns them, (3, Q, S, M).
+        signals: as `recipes.race.signals` returns them, (3, Q, S, M).
         places: characters that are written at each mark, (Q, S, M).
         shared: characters that two samples begin with alike, (Q, S, S).
         kv_cost: of a token whose keys and values are held for a step, in tokens; memory is free

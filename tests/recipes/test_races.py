@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from controller.errors import ConfigError, TraceFormatError
-from controller.race import keeps
 from envs.traces.format import TraceSet
 from recipes.drop import ALL, Played, first, fit_value, play, rules, train, unlike
+from recipes.race import keeps
 from recipes.races import Races, RaceVectorEnv, read_races
 from tests.conftest import CHECKPOINTS
 from training.learn.config import PPOConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.race import (
+from recipes.race import (
     FEATURES,
     Marks,
     keep_mask,

@@ -13,9 +13,9 @@ from controller.backends.local.backend import LocalBackend
 from controller.backends.local.model import load_model
 from controller.backends.openai.backend import OpenAIBackend
 from controller.process.types import Question
-from controller.race import Race
 from envs.traces.format import TraceSet
 from recipes.drop import first
+from recipes.race import Race
 from recipes.races import Races, read_races
 from tests.conftest import CHECKPOINTS, REAL, needs_real_model
 from tests.controller.server.llama_cpp import llama_cpp
