@@ -222,14 +222,18 @@ class LocalModel:
     def pieces(self) -> Callable[[int], str]:
         """Tells, token by token, the text that each adds: none in the middle of a character."""
         tokens: list[int] = []
-        said = 0
+        before = told = 0
 
         def piece(token: int) -> str:
-            nonlocal said
+            # What a token adds depends on those just before it alone; decoding all of them each
+            # time would take as long as writing does where attempts are long.
+            nonlocal before, told
             tokens.append(token)
-            text, known = self.decode(tokens), said
-            said = known if text.endswith("\ufffd") else len(text)
-            return text[known:said]
+            known, text = self.decode(tokens[before:told]), self.decode(tokens[before:])
+            if text.endswith("\ufffd"):
+                return ""
+            before, told = told, len(tokens)
+            return text[len(known) :]
 
         return piece
 
