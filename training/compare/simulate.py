@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.table import QuestionTable
 from envs.replay import Replay
+from training.learn.threads import num_threads
 
 Watcher = Callable[[Any, Ints, Ints], None]
 """Told of a replay, the rows of it that are going on, (n,), and their actions, (n,)."""
@@ -89,13 +91,18 @@ def play_rules(
     difficulty: Floats | None = None,
     repeats: int = 8,
 ) -> list[Played]:
-    """Play rules, which no price changes: the same as `play` of each, many side by side."""
+    """Play rules, which no price changes: the same as `play` of each, many side by side.
+
+    `num_threads` threads share them.
+    """
     starts = table.starts(repeats)
     # Rules inside attempts play themselves.
     policies = [rule if isinstance(rule, SegmentRule) else RulePolicy(rule) for rule in rules]
     most = max(1, _SIDE_BY_SIDE // len(starts))
     chunks = [policies[first : first + most] for first in range(0, len(policies), most)]
-    return [p for c in chunks for p in _side_by_side(c, table, config, starts, difficulty)]
+    with ThreadPoolExecutor(num_threads()) as pool:
+        found = pool.map(lambda c: _side_by_side(c, table, config, starts, difficulty), chunks)
+        return [played for of_chunk in found for played in of_chunk]
 
 
 def _side_by_side(
