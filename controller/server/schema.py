@@ -18,7 +18,7 @@ from controller.process.terms import PRICES
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
 
-MAX_MESSAGES, MAX_TOOLS = 256, 128
+MAX_MESSAGES, MAX_TOOLS = 2048, 128
 MAX_TEXT = 2**20
 MODEL = "allot"
 LONGEST_ATTEMPT = 4096
@@ -220,7 +220,7 @@ class Asked(BaseModel):
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     prompt_cache_key: Key | None = None
     prompt_cache_options: dict[str, Key] | None = None
     prompt_cache_retention: Key | None = None

@@ -15,6 +15,7 @@ from tests.controller.server.upstream import completion, script
     [
         ("temperature", 0.0),
         ("top_p", 0.9),
+        ("top_p", 0.0),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -0.5),
         ("logit_bias", {"42": -100}),
@@ -47,7 +48,7 @@ def test_what_no_model_reads_of_messages_is_said(service):
     [
         ({"n": 2}, "n"),
         ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),

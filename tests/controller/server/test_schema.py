@@ -82,6 +82,12 @@ def test_the_last_turn_is_the_question():
         ChatRequest(model="allot", messages=messages[:3]).question()
 
 
+def test_an_agent_may_have_gone_on_for_long():
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 500
+    asked = {"model": "allot", "messages": [*turns, turns[0]]}
+    assert len(ChatRequest.model_validate(asked).question().history) == 1000
+
+
 def test_attempts_may_be_of_any_action_of_the_table():
     body = '{"prompt_tokens": [1], "attempts": [{"action": "revise", "prompt_tokens": 1, '
     asked = DecideRequest.model_validate_json(body + '"completion_tokens": 1}]}')
