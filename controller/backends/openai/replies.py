@@ -36,8 +36,9 @@ from controller.process.types import CUT
 SILENT, STALLED, FAILED = "silent", "stalled", "error"
 _ENDS = {
     CUT: "length|max.*tokens|limit|context_window|truncat|incomplete|repetition",
-    FILTERED: "filter|safety|recitation|block|prohibited|spii|toxic|sensitive|guard|moderat|refus",
-    FAILED: "error|abort|cancel|insufficient|malformed|unavailable|timeout",
+    FILTERED: "(?<!call_)filter|safety|recitation|block|prohibited|spii|toxic|sensitive|guard"
+    "|moderat|refus",
+    FAILED: "error|abort|cancel|insufficient|malformed|unexpected|unavailable|timeout",
     "tool_calls": "tool|function",
     "stop": "stop|eos|end_turn|complete|eot|^(end|done|finished)$",
 }
@@ -183,9 +184,9 @@ def _thinks(part: object) -> bool:
 
 def _called(message: Any) -> list[Any]:
     """Calls of a message or a delta, or the one that older servers tell in their place."""
-    old = part_of(message, "function_call")
-    told = isinstance(old, dict) and old
-    return _listed(message, "tool_calls") or ([{"function": told}] if told else [])
+    old, alone = part_of(message, "function_call"), part_of(message, "tool_calls")  # TGI's
+    told = [{"function": old}] if isinstance(old, dict) and old else []
+    return _listed(message, "tool_calls") or ([alone] if isinstance(alone, dict) else told)
 
 
 def _thought(message: Any) -> str:
@@ -292,13 +293,13 @@ class _Call:
 
     @property
     def whole(self) -> dict[str, Any]:
-        """Itself, by the names that OpenAI gives its parts."""
+        """Itself, by OpenAI's names for its parts, and without gpt-oss's marks behind its own."""
         shown = self.name if isinstance(self.name, str) and self.name else f"call_{uuid4().hex}"
         arguments: object = self.arguments
         if self.arguments.startswith('"'):  # JSON in JSON
             with suppress(ValueError):
                 arguments = json.loads(self.arguments)
-        said = {"name": self.function, "arguments": arguments or "{}"}
+        said = {"name": str(self.function or "").partition("<|")[0], "arguments": arguments or "{}"}
         called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
         told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
         # Gemini's servers want it back with the call.

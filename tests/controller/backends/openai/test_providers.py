@@ -211,6 +211,11 @@ CALLS = {
         *(call(0, "a", "f", ""), call(0, "b", arguments='{"x":'), call(0, "c", arguments=" 1}")),
         call(1, "d", "g", "{}"),
     ],
+    "an object in place of a list": [
+        chunk({"tool_calls": {"index": i, "id": n, "function": {"name": n, "arguments": a}}})
+        for i, (n, a) in enumerate((("f", '{"x": 1}'), ("g", "{}")))
+    ],
+    "marks behind a name": [call(0, "a", "f<|channel|>commentary", '{"x": 1}'), call(1, "b", "g")],
     "no ids, all of one index": [call(0, "", "f", '{"x": 1}'), call(0, "", "g", "{}")],
 }
 
@@ -298,7 +303,13 @@ def test_reasons_to_end_are_told_in_one_language(server, ours):
         assert (attempt.finish_reason, attempt.error, attempt.answer) == (ours, None, "7")
 
 
-@pytest.mark.parametrize("reason", ["abort", "insufficient_system_resource", "network_error"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("abort", "insufficient_system_resource", "network_error"),
+        *("function_call_filter: MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"),
+    ],
+)
 def test_what_broke_off_is_no_answer(server, reason):
     server.script(saying("The sum is 1", reason))
     (attempt,), _ = ask(server.url)
