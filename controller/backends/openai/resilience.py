@@ -59,29 +59,33 @@ _TYPES = {
 }
 """Words by which bodies tell a status: Anthropic's and OpenAI's types, TGI's beginning."""
 _LONGEST_WORDS = 4096
-_CONTEXT = r"context.?(length|window|size|limit)"
+_CONTEXT = r"context.?(length|window|size|limit)|maximum model length"
 _NO_MONEY = (
     r"insufficient.(quota|balance|credit|fund)|balance is insufficient|余额不足|arrear"
     r"|spending.limit|account.{0,60}(suspended|not active)|(exceeded|crossed).budget"
-    r"|budget.{0,20}exceeded"
+    r"|budget.{0,20}exceeded|specified API usage|free.models.per.day|free (tier of|allocation)"
 )
 WORDS = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
-        TOO_LONG: rf"{_CONTEXT}|too long|token count.+exceeds|max_new_tokens.+must be <"
-        r"|too many tokens:|reduce the length|model token limit|maximum prompt length"
-        r"|input length should|exceeds? max(imum)? length|too many (input|prompt) tokens"
-        r"|input( tokens)?.{0,20} exceeds? the (max|configured|total)"
-        r"|must have less than \d+ tokens",
+        # Of OpenAI's arrays and strings that are too long, texts of messages alone are prompts.
+        TOO_LONG: rf"{_CONTEXT}|request too large|(?<!array )(?<!string )too long"
+        r"|content': string too long|token count.+exceeds|max_new_tokens.+must be <|n_ctx"
+        r"|too many tokens:|reduce the (length|input)|model token limit|maximum prompt length"
+        r"|input length should|too many (input|prompt) tokens|expected maxLength|max_seq"
+        r"|(input( tokens)?|prompt|total tokens).{0,30} exceeds? (the )?(max|configured|total)"
+        r"|must have less than \d+ tokens|max_num_tokens",
         FILTERED: r"content.?(filter|policy|management|exists risk)|moderation|flagged|guardrail"
-        r"|data_inspection|ResponsibleAI|violates.{0,20}(guideline|polic)"
-        r"|sensitive.{0,3}(content|information|words)",
+        r"|data_?inspection|inappropriate content|ResponsibleAI|violates.{0,20}(guideline|polic)"
+        r"|sensitive.{0,3}(content|information|words)|敏感内容",
         _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing",
         _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
-        r"|(invalid|incorrect|expired).{0,9}API.?key",
+        r"|(invalid|incorrect|expired).{0,9}API.?key|location is not supported"
+        r"|organization has been (disabled|restricted)",
         LIMITED: r"rate.?(limit|exceeded)|throttling",
-        NO_MODEL: r"model.{0,60}(not found|not exist|not_found|decommissioned|no longer available)"
-        r"|not a valid model|(invalid|unknown).model\b",
+        NO_MODEL: r"model.{0,60}(not (found|exist)|not_found)|model_not_(available|supported)"
+        r"|model.{0,60}(decommissioned|no longer available|on-demand|identifier is invalid)"
+        r"|not a valid model|(invalid|unknown|no such).model\b|unexpected endpoint",
     }.items()
 }
 """What servers mean whose status does not say it: Gemini's tells of keys with a 400, LiteLLM's and
@@ -220,8 +224,9 @@ def _failure(status: int, said: str, pause: float | None, wasted: Usage | None) 
         return UpstreamError(_MOVED, retryable=False, wasted=wasted)
     kind = _STATUSES.get(status)
     if status == 429:
-        # Gemini tells of billing where a minute is what it takes.
+        # Gemini tells of billing where a minute is what it takes; no minute holds what is too long.
         kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else LIMITED
+        kind = TOO_LONG if WORDS[TOO_LONG].search(said) else kind
     elif status in UNCLEAR:
         kind = _meant(said) or kind
     elif status == 404 and _NO_ENDPOINT.search(said):  # OpenRouter's, of tools and other fields

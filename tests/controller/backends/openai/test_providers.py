@@ -501,6 +501,8 @@ JSON = {"response_format": {"type": "json_object"}}
         ("tools param requires --jinja flag", 500, OFFERED, "tools"),
         ("This model does not support response format `x`", 400, JSON, "response_format"),
         ("gemma does not support thinking", 400, {"reasoning_effort": "low"}, "reasoning_effort"),
+        ("Invalid 'tools': array too long. Expected at most 128.", 400, OFFERED, "tools"),
+        ("'tools[0].function.description': string too long.", 400, OFFERED, "tools"),
     ],
 )
 def test_what_a_client_asks_for_is_named_in_words(server, words, code, fields, named):
@@ -733,6 +735,17 @@ TOO_LONG = {
     "Bedrock": {"detail": "Too many input tokens. Max input tokens: 8192"},
     "watsonx": {"errors": [{"message": "input tokens 5000 cannot exceed the total tokens limit"}]},
     "OpenAI": {"error": {"message": "Input tokens exceed the configured limit of 272000 tokens."}},
+    "OpenAI's text": {"error": {"message": "Invalid 'messages[0].content': string too long."}},
+    "LM Studio": {"error": "Cannot truncate prompt with n_keep (14169) >= n_ctx (4096)"},
+    "SiliconFlow": {"message": "length of prompt_tokens (57) must be less than max_seq_len (32)."},
+    "Vertex": {"error": {"message": "Reduce the input token count and try again."}},
+    "vLLM's engine": {"message": "The prompt is longer than the maximum model length of 4096."},
+    "TensorRT-LLM": {"message": "prompt length (50) should not exceed max_num_tokens (40)"},
+    "Volcengine": {
+        "error": {"message": "Total tokens of image and text exceed max message tokens"}
+    },
+    "Databricks": {"message": "Input length 10000 exceeds maximum allowed length of 8000"},
+    "Perplexity": {"message": "Prompt contains 40 tokens, which exceeds the maximum of 32"},
 }
 
 
@@ -781,6 +794,22 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
         (status(429, {"error": "No deployments. Try again in 60 seconds."}), "rate_limited", 1),
         (status(429, {"error": "Budget has been exceeded!"}), "no_credit", 1),
         (status(429, {"error": "Your account is not active"}), "no_credit", 1),
+        (status(429, {"error": "Request too large for gpt-4o on TPM: Limit 3"}), TOO_MUCH, 1),
+        (status(429, {"error": "You have used up your daily free allocation"}), "no_credit", 1),
+        (status(429, {"error": "Rate limit exceeded: free-models-per-day."}), "no_credit", 1),
+        (
+            status(400, {"error": "You have reached your specified API usage limits."}),
+            "no_credit",
+            1,
+        ),
+        (status(403, {"error": "The free tier of the model is exhausted."}), "no_credit", 1),
+        (status(400, {"error": "User location is not supported."}), "unauthorized", 1),
+        (status(400, {"error": "Organization has been restricted."}), "unauthorized", 1),
+        (status(400, {"error": {"code": "model_not_supported"}}), GONE, 1),
+        (status(400, {"errors": [{"message": "No such model @cf/x or task"}]}), GONE, 1),
+        (status(400, {"message": "Invocation of model ID x with on-demand throughput"}), GONE, 1),
+        ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, GONE, 1),
+        (status(400, {"code": "DataInspectionFailed"}), "content_filter", 1),
         (status(429, {"error": "You reached your monthly spending limit."}), "no_credit", 1),
         (status(412, {"error": {"message": "Account x is suspended"}}), "no_credit", 1),
         (status(403, {"message": "Sorry, your account balance is insufficient"}), "no_credit", 1),
@@ -998,13 +1027,14 @@ def test_a_value_out_of_range_is_its_clients_matter(server, words):
 @pytest.mark.parametrize(
     "words",
     [
-        "Model grok-4 does not support parameter presencePenalty.",
-        "Penalty is not enabled for models/gemini-2.5-pro",
+        ("Model grok-4 does not support parameter presencePenalty.", "presence_penalty", 0.5),
+        ("Penalty is not enabled for models/gemini-2.5-pro", "presence_penalty", 0.5),
+        ("Invalid 'prompt_cache_key': string too long.", "prompt_cache_key", "x" * 69),
     ],
 )
-def test_a_field_may_be_named_in_other_words(server, words):
-    server.script(refuse({"error": words}, lambda sent: "presence_penalty" in sent))
-    (attempt,), _ = ask(server.url, requests=with_fields(presence_penalty=0.5))
+def test_a_field_may_be_named_in_other_words(server, words, field, value):
+    server.script(refuse({"error": words}, lambda sent: field in sent))
+    (attempt,), _ = ask(server.url, requests=with_fields(**{field: value}))
     assert (attempt.answer, server.calls) == ("7", 2)
 
 
