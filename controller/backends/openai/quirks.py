@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -141,6 +143,28 @@ def _grant_thoughts(body: Own) -> None:
         body[name] += budget if isinstance(budget, int) else 0
 
 
+def _answer_tools(body: Own) -> None:
+    """Puts a word of the model between what tools returned and what the user says then."""
+    for place in range(len(body["messages"]) - 1, 0, -1):
+        if [turn["role"] for turn in body["messages"][place - 1 : place + 1]] == ["tool", "user"]:
+            body["messages"].insert(place, {"role": "assistant", "content": "OK."})
+
+
+def _empty_arguments(body: Own) -> None:
+    """Leaves nothing of arguments that are no object, such as those of a call that was cut."""
+    for call in chain.from_iterable(map(_calls, body["messages"])):
+        with suppress(ValueError):
+            if isinstance(json.loads(call["function"]["arguments"]), dict):
+                continue
+        call["function"]["arguments"] = "{}"
+
+
+def _stop_thinking(body: Own) -> None:
+    """Asks, in DeepSeek's way and in Qwen's, for no thinking before a call that has to be made."""
+    if body.get("tool_choice") not in (None, "auto", "none") and "reasoning_effort" not in body:
+        body.update(thinking={"type": "disabled"}, enable_thinking=False)
+
+
 def _shorten_ids(body: Own) -> None:
     """Gives calls, and what they returned, ids as Mistral's servers take them."""
     for turn in body["messages"]:
@@ -156,8 +180,8 @@ def _each(parts: Callable[[Own], Sequence[Own]], name: str, default: Any = None)
         for part in chain.from_iterable(map(parts, body["messages"])):
             if default is None:
                 part.pop(name, None)
-            else:
-                part.setdefault(name, default)
+            elif not str(part.get(name) or "").strip():
+                part[name] = default
 
     return mend
 
@@ -185,7 +209,7 @@ _MENDED: Mapping[str, tuple[str, Mend]] = {
         _merge,
     ),
     "whole replies": (
-        r"only supports? stream|must.{0,9}stream ?= ?true",
+        r"only supports? stream|must.{0,9}stream ?= ?true|for non-streaming calls",
         lambda body: body.update(STREAMED),
     ),
     "thinking beside tools": (
@@ -205,9 +229,19 @@ _MENDED: Mapping[str, tuple[str, Mend]] = {
     "turns without reasoning_content": (_THOUGHTS, _each(_written, _THOUGHTS, " ")),
     "turns with reasoning_content": (_THOUGHTS, _each(_written, _THOUGHTS)),
     "ids of other models' calls": (
-        r"tool.?calls?\W*\d*\W*_?id\b.{0,200}(length|too long)",
+        r"tool(.?calls?|_?use)\W*\d*\W*_?(tooluse)?id\b.{0,200}(length|too long|pattern)",
         _shorten_ids,
     ),
+    "users' turns after tools'": ("role 'user' after role 'tool'", _answer_tools),
+    "turns without content": (
+        "non-(empty|whitespace)|type: <nil>|a string, got null|null, expected a|be a valid string",
+        _each(lambda turn: [turn], "content", "..."),
+    ),
+    "arguments that are no object": (
+        "unterminated string|expecting (value|',')|from a mapping|'items'|valid dictionary",
+        _empty_arguments,
+    ),
+    "thinking beside tool_choice": ("thinking mode", _stop_thinking),
 }
 """What servers have against requests, some of it against turns that another model wrote or that
 lost something on the way: words that tell of it, and what mends it. The first counts whose words

@@ -525,8 +525,12 @@ def test_thoughts_that_count_as_written_have_room_of_their_own(server, streams):
     assert (attempt.answer, [r.body["max_tokens"] for r in server.requests]) == ("7", [100, 2100])
 
 
-def test_a_server_that_only_streams_is_asked_to(server):
-    words = {"error": {"message": "This model only support stream mode"}}
+@pytest.mark.parametrize(
+    "words",
+    ["only support stream mode", "enable_thinking must be set to false for non-streaming calls"],
+)
+def test_a_server_that_only_streams_is_asked_to(server, words):
+    words = {"error": {"message": words}}
 
     async def reply(exchange):
         streams = exchange.body.get("stream")
@@ -649,6 +653,24 @@ def test_an_effort_that_a_client_wants_beside_tools_is_its_own_matter(server):
     (attempt,), backend = ask(server.url, requests=with_fields(**OFFERED, reasoning_effort="high"))
     assert (attempt.error, server.calls) == ("rejected:reasoning_effort", 1)
     assert backend.notes == ()
+
+
+@pytest.mark.parametrize("effort", [None, "high"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Thinking mode does not support this tool_choice",
+        "The tool_choice parameter does not support being set to required in thinking mode",
+    ],
+)
+def test_who_thinks_before_no_call_that_has_to_be_made_does_not_think(server, words, effort):
+    server.script(refuse({"error": {"message": words}}, lambda sent: "thinking" not in sent))
+    fields = {**OFFERED, "tool_choice": "required"} | (
+        {"reasoning_effort": effort} if effort else {}
+    )
+    (attempt,), _ = ask(server.url, requests=with_fields(**fields))
+    assert attempt.error == ("rejected:tool_choice" if effort else None)
+    assert server.calls == (1 if effort else 2)
 
 
 @pytest.mark.parametrize(("wanted", "kept"), [(False, 1), (True, 2)])
@@ -1025,7 +1047,7 @@ def test_a_value_out_of_range_is_its_clients_matter(server, words):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "field", "value"),
     [
         ("Model grok-4 does not support parameter presencePenalty.", "presence_penalty", 0.5),
         ("Penalty is not enabled for models/gemini-2.5-pro", "presence_penalty", 0.5),
@@ -1141,6 +1163,70 @@ def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
     request = replace(request, question=replace(request.question, since=turns))
     (attempt,), backend = ask(server.url, requests=[request])
     assert (attempt.answer, server.calls, len(backend.notes)) == ("7", 2, 1)
+
+
+LONG_ID = "functions.f:0" * 4
+
+
+def called(arguments="{}"):
+    """A turn that calls a tool, and what that returned."""
+    call = {"id": LONG_ID, "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return (turn, {"role": "tool", "tool_call_id": LONG_ID, "content": "7"})
+
+
+@pytest.mark.parametrize(
+    ("words", "turns", "minds"),
+    [
+        (
+            "Unexpected role 'user' after role 'tool'",
+            called(),
+            lambda sent: [turn["role"] for turn in sent[-2:]] == ["tool", "user"],
+        ),
+        (
+            "all messages must have non-empty content",
+            ({"role": "assistant", "content": ""},),
+            lambda sent: any(turn["content"] == "" for turn in sent),
+        ),
+        (
+            "invalid message content type: <nil>",
+            called(),
+            lambda sent: any(turn["content"] is None for turn in sent),
+        ),
+        (
+            "Unterminated string starting at: line 1 column 7 (char 6)",
+            called('{"x": "'),
+            lambda sent: sent[0]["tool_calls"][0]["function"]["arguments"] == '{"x": "',
+        ),
+        (
+            "Can only get item pairs from a mapping.",
+            called("7"),
+            lambda sent: sent[0]["tool_calls"][0]["function"]["arguments"] == "7",
+        ),
+        (
+            "messages.1.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'",
+            called(),
+            lambda sent: sent[0]["tool_calls"][0]["id"] == LONG_ID,
+        ),
+        (
+            "Value at 'toolUse.toolUseId' failed to satisfy constraint: regular expression pattern",
+            called(),
+            lambda sent: sent[1]["tool_call_id"] == LONG_ID,
+        ),
+        (
+            "Invalid 'messages[0].tool_calls[0].id': string too long. Expected at most 40",
+            called(),
+            lambda sent: len(sent[0]["tool_calls"][0]["id"]) > 40,
+        ),
+    ],
+)
+@pytest.mark.parametrize("code", [400, 500])
+def test_turns_are_as_a_server_takes_them(server, words, turns, minds, code):
+    server.script(refuse({"error": words}, lambda sent: minds(sent["messages"]), code))
+    (request,) = asking()
+    request = replace(request, question=replace(request.question, history=turns))
+    (attempt,), backend = ask(server.url, requests=[request], breaker=CircuitBreaker(failures=1))
+    assert (attempt.error, server.calls, len(backend.notes)) == (None, 2, 1)
 
 
 def test_a_url_may_have_a_query(server):
