@@ -399,7 +399,7 @@ class Several(_Marked):
 
 
 class Auto(_Valued):
-    """A number, a choice or a short text: whichever is stated."""
+    """A number, a choice, a short text or a list: whichever is stated."""
 
     name = "auto"
 
@@ -581,8 +581,6 @@ def _text_of(passage: str, how: str) -> str | None:
     plain = cleaned(passage)
     if word := yes_or_no(plain):
         return word
-    if how == "stated" and (called := _BOLD_FIRST.match(passage)):
-        return short_text(cleaned(called[1]))
     if plain.startswith('{"'):
         return None
     sentence = without_reason(first_sentence(plain)) if how == "stated" else plain
@@ -604,7 +602,6 @@ def _said(text: str) -> str | None:
     return short_text(said) if _is_phrase(said) else None
 
 
-_BOLD_FIRST = re.compile(r"([^*\n]{1,60})\*\*(?=\s?[:(—–])")
 _SO = re.compile(r"\A(?:So|Thus|Therefore|Hence|I (?:think|believe|guess)(?: that)?),? ")
 _ASIDE = re.compile(r", (?:but|though) [^,]*\Z")
 _WHO = re.compile(r"\s(?:who|that)\s")

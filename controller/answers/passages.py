@@ -333,9 +333,9 @@ def _braced(text: str, start: int) -> str | None:
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
         line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
-        below = not _TOLD_FIRST.match(line) and cleaned(
-            text[at:].partition("\n")[2][:LONGEST_PASSAGE]
-        )
+        rest = text[at:].partition("\n")[2]
+        told = _TOLD_FIRST.match(line) and next(_statements(rest), None) is None
+        below = not told and cleaned(rest[:LONGEST_PASSAGE])
         is_heading = below or _HEADS.fullmatch(line)
         if line and not is_heading and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line

@@ -619,6 +619,7 @@ CHOICE = (
     ('The correct answer is: "C. Ribosome"', "C"),
     ("### Analysis\n- **A**: too small\n- **B**: matches\n\n### Conclusion\n**B**", "B"),
     ("Answer: $C", "C"),
+    ("#### A) Bond\n- 2%.\n\n#### B) Stock\n- 3%.\n\nAnswer: A", "A"),
     ("x\n\\[\n\\text{Answer: } C\n\\]", "C"),
     ("x\n\\[ \\text{Answer: B} \\]", "B"),
     (
@@ -764,7 +765,6 @@ TEXT = (
     ("Answer:\n1. Mercury\n2. Venus", "mercury, venus"),
     ("The function returns `None`.", "none"),
     ("Thus, the correct completion would be: **`] ] >`**.", "] ] >"),
-    ("The answer is **plausible**: Messi plays soccer.", "plausible"),
     ("Final Answer:\nThe argument is **valid**.", "valid"),
     ('So, the result of the expression "not False or True" is `True`.', "true"),
     (
