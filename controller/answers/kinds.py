@@ -41,7 +41,7 @@ from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b"
+    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|returns|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b"
     r"|\b(?:it|that)['’]s\b|\b(?:would|will) be\b"
     r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b(?!\W*\Z)",
     re.IGNORECASE,
@@ -53,12 +53,12 @@ _LISTED = re.compile(
     r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
     r" (?:are|(?<=order )is|(?<=list )is)"
     r"|(?:\A|[.!?]\s)(?:Les|Die|Los|Las|Le|I|Os|As)(?: [\w-]+){1,5}? (?:sont|sind|son|sono|são))"
-    r"|\b(?:is|are)\b)(?: at)?:?\s+(?=\S)|:\s+(?=\S)"
+    r"|\b(?:is|are|be|∈)\b)(?: at)?:?\s+(?=\S)|:\s+(?=\S)"
     r"|(?<=[\u3040-\u9fff]):\s?(?=\S)"
 )
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
-_LABEL = re.compile(r"[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
+_LABEL = re.compile(r"(?!.*\bexcept\b)[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
 _NO_BUT = re.compile(r"no,? (?:it|that)(?:['’]s| is) (-?[$€£]?\d\S*|[A-Z])", re.IGNORECASE)
 """A correction, rather than a no with its reason."""
 _SPOKEN = re.compile(
@@ -85,14 +85,14 @@ _IS_BOLD = re.compile(
 _SAID = re.compile(
     r"(?:The|It|This|That|He|She|De[rn]|Die|Das|L[aeo'’]|El|Il)(?![a-z])"
     r"(?:(?!\b(?:not|nicht|non?|pas)\b|n['’]t\b)[^.;]){0,90}"
-    r"\s(?:is|are|was|were|ist|war|est|es|è)\s(?:at )?"
+    r"\s(?:is|are|was|were|ist|war|est|es|è)\s(?:at |(?:\w+(?:ed|en|ng) )(?:by|in) )?"
     r"(?=(?:the )?[A-Z\"“]|\d{1,4}[/-]\d\d?[/-]\d\d|\d+:\d+)((?:[^,;]|,(?= \d{4}\Z)){1,60})"
 )
 _TOLD = re.compile(r"The\s(?:\S+\s){3,}.*\d.*\.")
 """A sentence with a number in it."""
 _FORMULA = re.compile(
-    r"(?:\b(?:is|are|equals|gives|be)|:)\s+(?:\*\*)?(?:\$\$?([^$\n]{1,200})\$\$?|\\\((.{1,200}?)\\\))"
-    r"(?:\*\*)?(?:\s(?!and\b|or\b)[a-z]{1,12}[²³]?){0,2}[.!]?\s*\Z"
+    r"(?:\b(?:is|are|equals|gives|be|is at)|:)\s+(?:\*\*)?"
+    r"(?:\$\$?([^$\n]{1,200})\$\$?|\\\((.{1,200}?)\\\))(?:\*\*)?(?:\s(?!and\b|or\b)[a-z]{1,12}[²³]?){0,2}[.!]?\s*\Z"
 )
 _PARTS = re.compile(
     r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\w[^\n]*\Z",
@@ -292,6 +292,8 @@ class Letter(_Marked):
         if names_several(plain) and short:
             return
         ends = cleaned(text[-_LOOSE:])
+        if (concluded := _CONCLUDED.search(ends)) and len(OPTION.findall(concluded[1])) < 2:
+            yield "bare", letter_at_start(concluded[1])
         if short or not letter or not _is_list_of_choices(text):
             yield "bare" if short else "first_letter", letter
         judged = judged_letter(text)
@@ -379,12 +381,12 @@ class Several(_Marked):
         if right and len(items) > 1 and all(len(item.split()) == 1 for item in items):
             return self._spell(right[1])
         for found in reversed(list(_LISTED.finditer(line))):
-            block = first_sentence(line[found.end() :])
+            block = _unassigned(first_sentence(line[found.end() :]).rstrip("."))
             items = items_of(block)
             if len(items) > 1:
                 named = ":" in found[0] or (found[1] and (len(items) > 2 or " and " in block))
                 sure = block[0] in "[({" or all(map(only_number, items))
-                said = any(map(_VERB.search, items))
+                said = any(_VERB.search(item) or not _is_item(item) for item in items)
                 return self._spell(block) if sure or (named and not said) else None
         return None
 
@@ -397,7 +399,7 @@ class Several(_Marked):
 
 
 class Auto(_Valued):
-    """A number, a choice or a short text: whichever is stated."""
+    """A number, a choice, a short text or a list: whichever is stated."""
 
     name = "auto"
 
@@ -408,7 +410,8 @@ class Auto(_Valued):
         lettered = _LETTERED.match(cleaned(passage))
         number = None if lettered else _number(passage, how, expressions=how != "stated")
         letter = None if number else letter_at_start(cleaned(passage))
-        letter = letter or (named_letter(sentence) if sentence.startswith("not ") else None)
+        told_of = how == "stated" and _OPTION.match(sentence)
+        letter = letter or (named_letter(sentence) if lettered or told_of else None)
         if number or letter:
             return number or letter
         said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
@@ -443,6 +446,8 @@ class Auto(_Valued):
         yield "bare", _last_relation(text)
         yield "quoted", _quoted(text)
         yield "bare", _said(text)
+        if not _is_list_of_choices(text):
+            yield from (told for told in _LIST._loose(text) if told[0] == "listed")
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
@@ -454,10 +459,12 @@ class Auto(_Valued):
         )
 
 
-_CHOICE = Letter()
+_CHOICE, _LIST = Letter(), Several("list", ordered=True)
+_CONCLUDED = re.compile(r"\b(?:is|be):\s*\n\s*((?:\S|[ \t]|\n(?!\n))+)\Z")
 _NAME = re.compile(r"[^\W\d_a-z][^\W\d]*(?: [^\W\d]+){0,3}")
 _UNREAD_NUMBER = re.compile(r"[^\w\s]{0,3}\d")
-_LETTERED = re.compile(r"\([A-H]\)\s+\S")
+_LETTERED = re.compile(r"\([A-H]\)\s+\S|[^()\n]{1,30}\ \([A-H]\)[.*]*(?:\n|\Z)")
+_OPTION = re.compile(r"(?i)not |.*\b(?:option|choice|statement) |.* is \([A-J]\)")
 _HEDGED = re.compile(r"\b(?:might|could|may) be (?:option |choice )?\(?([A-HJ-Z])\)?[.!]?\s*\Z")
 _ALONE = re.compile(r"(?<![\w'’])[B-HJ-Z](?![\w'’])|\bA\b(?! [a-z])")
 
@@ -577,8 +584,8 @@ def _text_of(passage: str, how: str) -> str | None:
     if plain.startswith('{"'):
         return None
     sentence = without_reason(first_sentence(plain)) if how == "stated" else plain
-    if said := _SAID.fullmatch(sentence):
-        sentence = said[1]
+    if said := _SAID.fullmatch(sentence) or (how == "stated" and _CALLED.search(sentence)):
+        sentence = said[said.lastindex or 0]
     return short_text(sentence) if len(sentence) <= LONGEST else None
 
 
@@ -621,7 +628,8 @@ def _called(text: str) -> str | None:
     """What a text ends with under a name for answers, "label: positive", or calls true or false."""
     first, _, rest = text.partition("\n")
     first = "" if _OTHER_FIELD.search(rest) else first
-    told = (_CALLED.search(cleaned(part)) for part in (text[-_LOOSE:], first[:_LOOSE]))
+    parts = (_SUBJECT.sub("it", part) for part in (text[-_LOOSE:], first[:_LOOSE]))
+    told = (_CALLED.search(cleaned(part)) for part in parts)
     for is_first, found in enumerate(told):
         said = found and found[found.lastindex or 0]
         if said and _is_phrase(said) and not (is_first and any(map(str.isdigit, said))):
@@ -637,6 +645,7 @@ def _quoted(text: str) -> str | None:
 
 
 _IS = re.compile(r"\b(?:is|are|was|were)\b")
+_SUBJECT = re.compile(r"([\"`])[^\"`\n]{1,80}\1(?= is\b)")
 
 
 def _last_relation(text: str) -> str | None:
@@ -688,6 +697,7 @@ def _is_item(item: str) -> bool:
 
 def _numbers_of(plain: str) -> str | None:
     """Several numbers in one spelling."""
+    plain = _unassigned(plain)
     parts = items_of(plain) if any(c.isdigit() for c in plain) else []
     if any(c.isalpha() or c in "=<>" for c in plain):
         return None

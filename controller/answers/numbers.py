@@ -74,7 +74,7 @@ _NOT_ALONE = re.compile(
     |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
     |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
     |,\s?[-+]?∞|\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
-    |\([^()\s]{{1,20}}[-+√\\]                            # factors
+    |\([^()\s]{{0,20}}[-+√\\]|\ ?\[\[                            # factors
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
     |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
@@ -107,7 +107,7 @@ _RELATION = re.compile(
 )
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0s\b")
 _HEDGES = (
-    r"about|approximately|approx\.?|roughly|around|ca\.|circa|exactly|precisely|only|just|nearly|"
+    r"about|approximately|approx\.?|roughly|around|ca\.|circa|exactly|precisely|only|just|nearly|indeed|therefore|"
     r"almost|an?\ estimated|a\ total\ of|equal\ to|equals|is|the\ number(?!\ of)|simply|in|"
     r"the\ year|=>|[~≈=:→]|->"
 )
@@ -122,6 +122,7 @@ _CLAUSE_END = re.compile(
     r"\n|;(?![^()]{0,30}\))|[.!?]\s+(?=[A-Z(])|\s(?:because|since|as|when|where|if|check)\b|\s\(",
     re.IGNORECASE,
 )
+_TOLD = re.compile(r"[^\w=]{0,4}(?:is|are|equals)\s")
 _SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=≈]*[=≈]")
 REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
 OPEN_END = re.compile(
@@ -244,7 +245,8 @@ def _head(passage: str) -> Quantity | None:
         at = after_hedges(sentence, equals.end())
         right = next((quantity for quantity in found if quantity.start == at), None)
         is_exact = head and head.value and "≈" in equals[0]
-        if right and not is_exact and (right.value or not (head and head.value)):
+        told = right and _TOLD.match(sentence, right.end)
+        if right and not (is_exact or told) and (right.value or not (head and head.value)):
             head = right
     return Quantity(head.value, start, start + head.end) if head else None
 

@@ -66,6 +66,10 @@ _NEXT = re.compile(
     re.IGNORECASE,
 )
 """Begins another question, which some models go on to ask themselves."""
+_JOINED = re.compile(
+    r"[}\s$\\)\]]{0,8}(?:,|;|(?:,\s?)?(?:and|or)\b)[\s$\\(\[]{0,6}(?=\\[bf]\w{3,8}[\s{])"
+)
+"""What stands between boxes that hold one answer together, `\\boxed{2} and \\boxed{3}`."""
 _BOXES = ("\\boxed", "\\fbox", "\\framebox")
 _TAG = re.compile(
     r"<(answer|final_answer|final)(?: [^<>]{0,60})?>(?P<told>.{1,600}?)(?:</\1>|\Z)"
@@ -111,11 +115,18 @@ _ELSEWHERE = re.compile(
       |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|คือ|(?=\ ?(?:[-\d]|[A-H]\b)))""",
     re.IGNORECASE | re.VERBOSE,
 )
+_CHOSEN = re.compile(
+    r"\b(?:correct|right|best|closest) (?:option|choice|completion|match)"
+    r"(?: (?:is|(?:would|should|must) be)\b(?! (?:that|to|not|given)\b)|(?=:)):?",
+    re.IGNORECASE,
+)
 _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
 _SHOWN = re.compile(r"(?<=\w)[:,]?\s*\n\s*(?=\$\$|\\\[)")
 """Where a sentence goes on in a formula on lines of its own."""
+_INSIDE = re.compile(r"\\\w{2,12}\{[^{}]{0,30}\Z")
+"""What stands before a passage where its marker is in braces: `\\text{Answer: } B`."""
 _ON_LINES = re.compile(r"(\A|[ \n])(\$\$|\\\[)\s*\n\s*([^\n]+?)\s*\n\s*(?=\$\$|\\\])")
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
@@ -198,7 +209,9 @@ def is_cut(text: str) -> bool:
     """
     if any(text.rfind(opening) > text.rfind(closing) for opening, closing in _FORMULAS):
         return True
-    return len(_BOLD.findall(text, text.rfind("\n") + 1)) % 2 == 1
+    line = text[text.rfind("\n") + 1 :]
+    unclosed = "\\" in line and line.count("{") > line.count("}")
+    return unclosed or len(_BOLD.findall(line)) % 2 == 1
 
 
 def marked(text: str) -> Iterator[tuple[str, str]]:
@@ -291,9 +304,16 @@ def _places(text: str, mark: str) -> Iterator[int]:
 
 def _boxes(text: str) -> Iterator[str]:
     for box in _BOXES:
+        told, next_at = list[str](), len(text)
         for at in _places(text, box):
             if content := _braced(text, at + len(box)):
-                yield content
+                joined = _JOINED.match(text, text.find(content, at) + len(content))
+                if not joined or joined.end() != next_at:
+                    told.append(content)
+                elif content not in told[-1]:
+                    told[-1] = f"{content}, {told[-1]}"
+                next_at = at
+        yield from told
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -313,9 +333,9 @@ def _braced(text: str, start: int) -> str | None:
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
         line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
-        below = not _TOLD_FIRST.match(line) and cleaned(
-            text[at:].partition("\n")[2][:LONGEST_PASSAGE]
-        )
+        rest = text[at:].partition("\n")[2]
+        told = _TOLD_FIRST.match(line) and next(_statements(rest), None) is None
+        below = not told and cleaned(rest[:LONGEST_PASSAGE])
         is_heading = below or _HEADS.fullmatch(line)
         if line and not is_heading and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
@@ -334,7 +354,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
             _UNKNOWN.search(before) or (found[0][-1] == "\n" and _PREDICATE.search(before))
         ):
             ends[at] = found.end()
-    for pattern in (_SHORT, _ELSEWHERE):
+    for pattern in (_SHORT, _ELSEWHERE, _CHOSEN):
         for found in list(pattern.finditer(text))[-_TRIES:]:
             ends.setdefault(found.start(found.lastindex or 0), found.end())
     for end in sorted(ends.values(), reverse=True):
@@ -344,9 +364,11 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _following(text: str, start: int) -> str:
     """A passage; it begins with a line's end if it begins on a new line."""
     passage = text[start : start + LONGEST_PASSAGE]
+    if _INSIDE.search(text, max(0, start - 44), start):
+        passage = passage.replace("}", "", 1)
     plain = _OPENS.sub("", passage, count=1)
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
-    plain = _ON_LINES.sub(r"\1\2\3", _SHOWN.sub(" ", plain))
+    plain = _SHOWN.sub(" ", _ON_LINES.sub(r"\1\2\3", plain))
     plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain
@@ -452,7 +474,7 @@ _SENTENCE = re.compile(
     r"(?<=[.!?])(?<!\d[.!?])(?<!\b(?:Mio|Mrd)\.)(?<!\bRs\.)\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n"
 )
 _UNFINISHED = re.compile(r"\w\s*$")
-_CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
+_CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d(?:[\d.,]*[\d,])?$")
 _LONG_SENTENCE = 60
 _CAN_BE_CUT = 400
 """Characters from which on a text that ends in a number may have been cut inside it."""

@@ -42,7 +42,7 @@ _TEX_SPELLED = {
 
 _TAGS = re.compile(
     r"<(/?)(b|i|u|em|strong|p|br|hr|span|div|code|pre|h[1-6]|li|ul|ol|t[drh]|table|math|s|eos|font|"
-    r"center|mark|ans|answer|final|final_answer|result|end_of_turn|sup)(?:\s[^<>]{0,100})?/?>"
+    r"center|mark|value|unit|ans|answer|final|final_answer|result|end_of_turn|sup)(?:\s[^<>]{0,100})?/?>"
     r"|<\|[a-z_]{1,20}\|>|\[/?INST\]",
     re.IGNORECASE,
 )
@@ -191,11 +191,11 @@ _REASON = re.compile(
     r"|,\s(?:the|an?)\s[\w\s]{1,30}?\sof\s|\s[—–]\s(?=[a-z])|(?<=[^\W\d]{2})\s\([^()]{2,100}\)\W*$"
 )
 _QUOTED = re.compile(
-    r"(?:[\"“]|\*\*|(?:\bis |: )`)([^\"“”*`\n]{1,60})[.!。]?(?:[\"”`]|\*\*)[.!。]?\s*"
-    r"(?:\([^()\n]{1,100}\)\s*)?$"
+    r"(?:[\"“]|\*\*`?|(?:\bis |\bbe |\breturns |: )`)([^\"“”*`\n]{1,60})[.!。]?"
+    r"(?:[\"”`]|`?\*\*)[.!。]?\s*(?:\([^()\n]{1,100}\)\s*)?$"
 )
 DENIED = re.compile(
-    r"(?:\b(?:not|never|cannot)|n['’]t)\b"
+    r"(?:\b(?:not|never|cannot|except)|n['’]t)\b"
     r"(?:\s(?:think|believe)\b[^.,;:!?\n]{0,20})?(?:(?!\s(?:but|is|are|was|were)\b)[^.,;:!?\n]){0,20}$",
     re.IGNORECASE,
 )
@@ -392,7 +392,7 @@ def letter_at_start(passage: str) -> str | None:
     >>> letter_at_start("A dog"), letter_at_start("Berlin"), letter_at_start("B or C")
     (None, None, None)
     """
-    passage = passage.strip(" \t\n*_=>")
+    passage = passage.strip(" \t\n*_>$").lstrip("= ")
     if len(passage.rstrip(".)")) == 1 and passage[0].isalpha() and passage.isascii():
         return passage[0].upper()
     found = _LETTER.match(passage)

@@ -79,6 +79,9 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     wide = {theirs: ours for theirs, ours in maps if SLOT.search(theirs)}
     for each in _long(record, row, wide, log) if wide else [row]:
         for attempt in _one_by_one(record, each, log):
+            chat = opened_chat(attempt.get("question"))
+            if attempt.get("text") is None and is_chat(chat) and chat[-1]["role"] == "assistant":
+                attempt |= {"question": chat[:-1], "text": chat[-1:]}
             if not attempt.get("error"):
                 attempt.pop("error", None)
             elif not any(attempt.get(name) for name in _WRITTEN):

@@ -376,15 +376,19 @@ def test_questions_that_are_worded_alike_keep_their_references(tmp_path):
 
 
 @QUIET
-def test_cells_may_hold_objects(tmp_path):
-    """As LangSmith and Langfuse export tables."""
-    said = json.dumps(chat_message("It is 2.", "assistant"))
-    row = {"inputs": json.dumps({"ask": [chat_message("1 + 1?")]}), "outputs": said, "right": 1}
+@pytest.mark.parametrize("whole", [False, True])
+def test_cells_may_hold_objects(tmp_path, whole):
+    """As LangSmith and Langfuse export tables; a chat may hold what was said to it, too."""
+    said = chat_message("It is 2.", "assistant")
+    asked = [chat_message("1 + 1?"), said][: 1 + whole]
+    row = {"inputs": json.dumps({"ask": asked}), "outputs": json.dumps(said), "right": 1}
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.DictWriter(file, row).writerows([dict(zip(row, row, strict=True)), row])
     made, traces = read(
         tmp_path, [], tmp_path / "a.csv",
-        columns={"inputs.ask": "question", "outputs": "text", "right": "correct"},
+        columns={
+            "inputs.ask": "question", "outputs": "none" if whole else "text", "right": "correct"
+        },
         constants={"model": "m"},
     )  # fmt: skip
     assert shares(made) == {("m", ""): (1, 1, 1.0)}

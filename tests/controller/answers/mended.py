@@ -428,6 +428,19 @@ NUMBER = (
     ("The answer is $(-\\infty, 3]$.", None),
     ("Jawaban akhir: Rp 45.000", "45000"),
     ("Đáp án cuối cùng là 45.000 đồng", "45000"),
+    (
+        "Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. Add 290 to both sides of the equation. \n\nTherefore, the final result is 14.",
+        "14",
+    ),
+    ("Final Answer:\n$$\n3\n$$", "3"),
+    ("So the solution to the equation \\(60 + 55 = 115\\) is indeed 555.", "555"),
+    ("Answer: $11(\\sqrt{5} + 1)$.", "11(\\sqrt{5} + 1)"),
+    ("The final answer is $\\boxed{3}$ and $\\boxed{3}$.", "3"),
+    ("So $\\boxed{2}$ and $\\boxed{3}$.", None),
+    ("### Answer:\n\nThe minimum of $a^4 + b^8$ given that $ab^2 = 5$ is $50$.", "50"),
+    ("<answer>\n<value>42</value>\n<unit>km</unit>\n</answer>", "42"),
+    ("5/13\n\nAnswer: $\\dfrac{5}{13}$\n\nAnswer: $\\dfrac{", "5/13"),
+    ("Answer: $\\frac{8}{49} \\begin{pmatrix} 2 \\\\ 6 \\\\ 3 \\end{pmatrix}$", None),
 )
 
 CHOICE = (
@@ -605,6 +618,16 @@ CHOICE = (
     ("So I'd say **B**, with C as a close second.", "B"),
     ('The correct answer is: "C. Ribosome"', "C"),
     ("### Analysis\n- **A**: too small\n- **B**: matches\n\n### Conclusion\n**B**", "B"),
+    ("Answer: $C", "C"),
+    ("#### A) Bond\n- 2%.\n\n#### B) Stock\n- 3%.\n\nAnswer: A", "A"),
+    ("x\n\\[\n\\text{Answer: } C\n\\]", "C"),
+    ("x\n\\[ \\text{Answer: B} \\]", "B"),
+    (
+        "(A) fails.\n\nThus, the correct IUPAC name is:\n\n**A) 3-cyano-6-(dimethylamino)-5-formylbenzoic acid**",
+        "A",
+    ),
+    ("Thus, the closest option is:\n\n**G) 0.45 m/s**", "G"),
+    ("Thus, the final answer is:\n$$ D) 50 \\, \\text{W/m}^2 $$", "D"),
 )
 
 TEXT = (
@@ -740,6 +763,14 @@ TEXT = (
     ("Category: **Sports**\nConfidence: 0.9", "sports"),
     ("The person who lives in House 1 is David.", "david"),
     ("Answer:\n1. Mercury\n2. Venus", "mercury, venus"),
+    ("The function returns `None`.", "none"),
+    ("Thus, the correct completion would be: **`] ] >`**.", "] ] >"),
+    ("Final Answer:\nThe argument is **valid**.", "valid"),
+    ('So, the result of the expression "not False or True" is `True`.', "true"),
+    (
+        "*Pride and Prejudice* was published first.\nSo, it was written by Jane Austen.",
+        "jane austen",
+    ),
 )
 
 LIST = (
@@ -818,6 +849,7 @@ LIST = (
     ("The vertex is at (3, -4).", "3, -4"),
     ("Here's the sorted list:\n\n```\napple\nbanana split\n```", "apple, banana split"),
     ("(x, y) = (3, 4)", "3, 4"),
+    ("The output will be `[0, 1, 1, 2]`.", "0, 1, 1, 2"),
 )
 
 SET = (
@@ -845,6 +877,8 @@ SET = (
     ("**A, C and E** are correct.", "a, c, e"),
     ("The correct statements are **I and III**.", "i, iii"),
     ("The common elements are 2 and 4.\n\nThese appear in both lists.", "2, 4"),
+    ("Thus the solutions are $x \\in \\{5, 1\\}$.", "1, 5"),
+    ("So \\(\\boxed{x = 5}\\) and \\(\\boxed{x = 1}\\).", "1, 5"),
 )
 
 AUTO = (
@@ -985,13 +1019,13 @@ AUTO = (
     ("['Paris', 'Lyon']", "paris, lyon"),
     ("## Final Answer\n$$\n-\\frac{11}{2}\n$$", "-5.5"),
     ("\\boxed{x = 1 \\text{ or } x = -4}", "x = 1 or x = -4"),
-    ("The solutions are $x = 2$ and $x = -3$.", None),
+    ("The solutions are $x = 2$ and $x = -3$.", "2, -3"),
     ("The answer is $(-\\infty, 3]$.", "(-∞, 3]"),
     ("The answer is not B but C.", "C"),
-    ("B and D are correct.", None),
+    ("B and D are correct.", "b, d"),
     ("Final Answer: (A) and (C)", "(a) and (c)"),
     ('["a", "b", "c"]', "a, b, c"),
-    ("**Therefore, the two numbers are 12 and 18.**", None),
+    ("**Therefore, the two numbers are 12 and 18.**", "12, 18"),
     ("**Sorted list:** 3, 7, 12", "3, 7, 12"),
     ("The solution is $x < 4$.", "x < 4"),
     ("The day of the week will be **Wednesday**.", "wednesday"),
@@ -999,6 +1033,20 @@ AUTO = (
     ("The date is March 5, 2024.", "march 5, 2024"),
     ("The ratio is 3:5.", "3:5"),
     ("इसलिए, कुल 36 सेब हैं।", "36"),
+    ("Final Answer: The sarcastic statement is (A).", "A"),
+    ("**Correct Option: 2 (B)**", "B"),
+    (
+        "Final Answer: After all trades, Alice has *Catch-22*. Therefore, the correct option is **(C)**.",
+        "C",
+    ),
+    ("She does not return to (0, 0).\n\nThus, the correct option is:\n**No**.", "no"),
+    ("The answer is x ∈ {1, 5}.", "1, 5"),
+    ("The vertex is at $(2, -3)$.", "2, -3"),
+    ("The output is:\n\n```\n[1, 2, 3]\n```", "1, 2, 3"),
+    ("The order is: Ann, Cy, Bo.", "ann, cy, bo"),
+    ("Here is the list:\n\n1. apple\n2. banana\n3. cherry", "apple, banana, cherry"),
+    ("The domain is all real numbers except x = 2.", None),
+    ("So $\\boxed{2}$, $\\boxed{3}$ and $\\boxed{5}$.", "2, 3, 5"),
 )
 
 MENDED = tuple(
