@@ -30,6 +30,8 @@ Watcher = Callable[[Any, Ints, Ints], None]
 
 _SIDE_BY_SIDE = 50_000
 """Episodes that several policies are played in at a time."""
+_THREADS = 4
+"""At most: each has its own episodes in memory, and much of playing holds Python's lock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +95,14 @@ def play_rules(
 ) -> list[Played]:
     """Play rules, which no price changes: the same as `play` of each, many side by side.
 
-    `num_threads` threads share them.
+    Up to `_THREADS` threads share them.
     """
     starts = table.starts(repeats)
     # Rules inside attempts play themselves.
     policies = [rule if isinstance(rule, SegmentRule) else RulePolicy(rule) for rule in rules]
     most = max(1, _SIDE_BY_SIDE // len(starts))
     chunks = [policies[first : first + most] for first in range(0, len(policies), most)]
-    with ThreadPoolExecutor(num_threads()) as pool:
+    with ThreadPoolExecutor(min(num_threads(), _THREADS)) as pool:
         found = pool.map(lambda c: _side_by_side(c, table, config, starts, difficulty), chunks)
         return [played for of_chunk in found for played in of_chunk]
 
