@@ -58,6 +58,7 @@ const priceAxis = () => ({
   },
   exponentformat: "power",
   dtick: 1,
+  automargin: false,
 });
 
 function hoverText(policy, p) {
@@ -243,8 +244,10 @@ function drawLead() {
     ),
   }));
   draw("lead", traces, {
+    // Plotly comes to no end with margins of its own where leads are far below 0.
+    margin: { l: 68, r: 12, t: 12, b: 56 },
     xaxis: priceAxis(),
-    yaxis: { title: { text: "lead in utility", standoff: 8 }, rangemode: "tozero", zeroline: true },
+    yaxis: { automargin: false, title: { text: "lead in utility", standoff: 8 }, rangemode: "tozero", zeroline: true },
   });
 }
 
