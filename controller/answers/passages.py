@@ -304,7 +304,8 @@ def _places(text: str, mark: str) -> Iterator[int]:
 
 def _boxes(text: str) -> Iterator[str]:
     for box in _BOXES:
-        told, next_at = list[str](), len(text)
+        told: list[str] = []
+        next_at = len(text)
         for at in _places(text, box):
             if content := _braced(text, at + len(box)):
                 joined = _JOINED.match(text, text.find(content, at) + len(content))

@@ -217,13 +217,13 @@ def select_plans(
     known, new = (np.ascontiguousarray(x, np.float32) for x in (known, new))
     some = prices[:: -(-len(prices) // _TARGET_PRICES)]
     targets = _components(np.hstack([_scaled(right - price * cost) for price in some]))
-    choice = np.zeros((len(prices), len(new)), np.int64)
-    expected, rows = np.full(len(prices), -np.inf), np.arange(len(known))
+    outcomes, rows = np.hstack([right, cost]), np.arange(len(known))
+    choice, expected = np.zeros((len(prices), len(new)), np.int64), np.full(len(prices), -np.inf)
     for leaf in _LEAVES:
-        held, told = _outcomes(known, new, targets, np.hstack([right, cost]), leaf)
+        held, told = _outcomes(known, new, targets, outcomes, leaf)
         for p, price in enumerate(prices):
             best, picked = ((x[0] - price * x[1]).argmax(1) for x in (held, told))
-            utility = float((right - price * cost)[rows, best].mean())
+            utility = (right[rows, best] - price * cost[rows, best]).mean()
             if utility > expected[p]:
                 expected[p], choice[p] = utility, picked
     return choice, expected
