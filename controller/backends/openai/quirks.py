@@ -173,6 +173,13 @@ def _shorten_ids(body: Own) -> None:
                 part[name] = hashlib.blake2b(part[name].encode()).hexdigest()[:9]
 
 
+def _shorten_hints(body: Own) -> None:
+    """Gives long values that tell callers apart, of which OpenAI takes 64 characters, digests."""
+    for name in HINTS & body.keys():
+        if isinstance(body[name], str) and len(body[name]) > 64:
+            body[name] = hashlib.blake2b(body[name].encode(), digest_size=32).hexdigest()
+
+
 def _each(parts: Callable[[Own], Sequence[Own]], name: str, default: Any = None) -> Mend:
     """Gives parts of turns that lack something a default; without one, takes it from all."""
 
@@ -231,6 +238,10 @@ _MENDED: Mapping[str, tuple[str, Mend]] = {
     "ids of other models' calls": (
         r"tool(.?calls?|_?use)\W*\d*\W*_?(tooluse)?id\b.{0,200}(length|too long|pattern)",
         _shorten_ids,
+    ),
+    "hints of any length": (
+        rf"\b({'|'.join(sorted(HINTS))})\b.*(too long|max(imum)? length|at most)",
+        _shorten_hints,
     ),
     "users' turns after tools'": ("role 'user' after role 'tool'", _answer_tools),
     "turns without content": (
@@ -402,7 +413,7 @@ def _mendable(said: str, body: Body, asked: Body) -> str | None:
         if re.search(words, said, re.IGNORECASE | re.DOTALL):
             mended = _mended(body, [way])
             changed = {name for name in mended if mended[name] != body.get(name)}
-            if changed and not changed & asked.keys():
+            if changed and not changed & asked.keys() - HINTS:
                 return way
     return None
 

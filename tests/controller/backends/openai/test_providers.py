@@ -1051,13 +1051,22 @@ def test_a_value_out_of_range_is_its_clients_matter(server, words):
     [
         ("Model grok-4 does not support parameter presencePenalty.", "presence_penalty", 0.5),
         ("Penalty is not enabled for models/gemini-2.5-pro", "presence_penalty", 0.5),
-        ("Invalid 'prompt_cache_key': string too long.", "prompt_cache_key", "x" * 69),
     ],
 )
 def test_a_field_may_be_named_in_other_words(server, words, field, value):
     server.script(refuse({"error": words}, lambda sent: field in sent))
     (attempt,), _ = ask(server.url, requests=with_fields(**{field: value}))
     assert (attempt.answer, server.calls) == ("7", 2)
+
+
+def test_a_long_cache_key_is_told_by_its_digest(server):
+    words = "Invalid 'prompt_cache_key': string too long. Expected a maximum length of 64."
+    server.script(refuse({"error": words}, lambda sent: len(sent.get("prompt_cache_key", "")) > 64))
+    long, short = ([*with_fields(prompt_cache_key=key)] for key in ("x" * 69, "of another client"))
+    ask(server.url, requests=long, after=lambda backend: backend.attempts([*long, *short]))
+    first, digest, again, other = (r.body["prompt_cache_key"] for r in server.requests)
+    assert (first, other) == ("x" * 69, "of another client")
+    assert digest == again and len(digest) == 64
 
 
 UNREAD = {
