@@ -89,13 +89,38 @@ def register_network(name: str, build: Build) -> Build:
     return NETWORKS.register(name, build)
 
 
+class _LearningTanh(torch.autograd.Function):
+    """By the sigmoid, which PyTorch computes in a third of the time on CPUs."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor) -> Tensor:
+        outputs = (2 * inputs).sigmoid_().mul_(2).sub_(1)
+        context.save_for_backward(outputs)
+        return outputs
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        (outputs,), (gradient,) = context.saved_tensors, gradients
+        return torch.addcmul(gradient, gradient * outputs, outputs, value=-1)
+
+
+class Tanh(nn.Module):
+    """Fast where gradients are wanted; elsewhere with the same bits alone as in a batch."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of the same shape."""
+        if not torch.is_grad_enabled():
+            return torch.tanh(inputs)
+        return _LearningTanh.apply(inputs)  # type: ignore[no-untyped-call]
+
+
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     """Linear layers with tanh between them; `last_gain` scales the last one's first weights."""
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         layer = linear(width_in, width_out, last_gain if last else 2**0.5)
-        layers += [layer] if last else [layer, nn.Tanh()]
+        layers += [layer] if last else [layer, Tanh()]
     return nn.Sequential(*layers)
 
 

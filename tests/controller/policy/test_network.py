@@ -7,7 +7,7 @@ import torch
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
 from controller.policy.deciders import PolicyDecider
-from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.network import PolicyConfig, PolicyNetwork, Tanh
 from controller.process.observation import NUM_FEATURES, OBSERVATION_NAMES
 
 
@@ -58,6 +58,16 @@ def test_ignored_features_change_nothing(policy):
     seeing = network()
     observation, changed = observation[:, :NUM_FEATURES], changed[:, :NUM_FEATURES]
     assert not torch.equal(seeing.value(observation), seeing.value(changed))
+
+
+def test_gradients_are_those_of_the_hyperbolic_tangent():
+    inputs = torch.linspace(-12, 12, 1001, requires_grad=True)
+    fast, plain = Tanh()(inputs), torch.tanh(inputs)
+    torch.testing.assert_close(fast, plain, atol=1e-6, rtol=0)
+    (found,), (expected,) = (torch.autograd.grad(y.sum(), inputs) for y in (fast, plain))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        assert torch.equal(Tanh()(inputs), plain)
 
 
 def test_unknown_features_and_networks_are_refused(menu_config):
