@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
@@ -32,12 +31,6 @@ _SMOOTHING = 0.1
 
 _STRAYING = 0.1
 """Share of steps, while a prior is cloned, in which the policy decides where episodes go."""
-
-_RANDOM_STEPS = 64
-"""Steps per environment that tell which observations there are."""
-
-_LEAST_DEVIATION = 0.05
-"""Of a feature that is scaled: what hardly ever moves is left as it is."""
 
 
 def compute_gae(
@@ -152,36 +145,6 @@ def ppo_loss(
     )
 
 
-class StandardisedLinear(nn.Linear):
-    """A first layer that reads inputs at mean 0 and deviation 1; saved as one that reads them raw.
-
-    Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
-    """
-
-    def __init__(self, layer: Any, mean: Tensor, deviation: Tensor) -> None:
-        """In place of a plain one; inputs past the moments, (D,) each, are left as they are."""
-        super().__init__(layer.in_features, layer.out_features)
-        self.weight, self.bias = layer.weight, layer.bias
-        beyond = (0, layer.in_features - len(mean))
-        self.mean = nn.functional.pad(mean, beyond)
-        self.deviation = nn.functional.pad(deviation, beyond, value=1.0)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs, (B, outputs), of raw inputs, (B, inputs)."""
-        return super().forward((inputs - self.mean) / self.deviation)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        weight = self.weight.detach() / self.deviation
-        destination[f"{prefix}weight"] = weight
-        destination[f"{prefix}bias"] = self.bias.detach() - weight @ self.mean
-
-    @torch.no_grad()
-    def _load_from_state_dict(self, *told: Any) -> None:
-        super()._load_from_state_dict(*told)
-        self.bias.add_(self.weight @ self.mean)
-        self.weight.mul_(self.deviation)
-
-
 class Critic(nn.Module):
     """Values for advantages: what it is told of the references takes most of the noise out.
 
@@ -264,10 +227,10 @@ class PPO:
                 ),
                 env.config,
             )
-            # What it is told of the references makes its task the easier one.
-            sizes = tuple(math.ceil(size / 2) for size in config.hidden_sizes)
-            self.critic = Critic(env.num_features, env.replay.truth().shape[1], sizes)
-            self._standardise()
+            truths = env.replay.truth().shape[1]
+            # Where the critic is told of the references, its task is the easier one.
+            widths = tuple(math.ceil(size / (2 if truths else 1)) for size in config.hidden_sizes)
+            self.critic = Critic(env.num_features, truths, widths)
         self._trained = nn.ModuleDict({"policy": self.policy, "critic": self.critic})
         self.optimizer = torch.optim.Adam(
             self._trained.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
@@ -275,17 +238,6 @@ class PPO:
         self.update = 0
         self._prior: Policy | None = None
         self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
-
-    def _standardise(self) -> None:
-        """Let first layers that read whole observations read them at mean 0 and deviation 1."""
-        seen = torch.from_numpy(random_observations(self.env, self.config.seed)).flatten(0, 1)
-        deviation = seen.std(0)
-        deviation[deviation < _LEAST_DEVIATION] = 1.0
-        parts = [self.critic.layers]
-        if self.policy.config.network == "flat":
-            parts += [self.policy.actor, self.policy.critic]
-        for part in parts:
-            part[0] = StandardisedLinear(part[0], seen.mean(0), deviation)
 
     @property
     def steps(self) -> int:
@@ -479,18 +431,6 @@ def register_learner(name: str, make: Callable[[ComputeVectorEnv, PPOConfig], PP
 
 
 LEARNERS["ppo"] = PPO
-
-
-def random_observations(env: ComputeVectorEnv, seed: int) -> Singles:
-    """What there is to see under random legal actions, (T, N, D); leaves `env` in the midst."""
-    rng = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    seen = [observation]
-    for _ in range(_RANDOM_STEPS):
-        mask = env.action_masks()
-        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
-        seen.append(observation)
-    return np.stack(seen)
 
 
 def _tensors(observation: Singles, mask: Array) -> tuple[Tensor, Tensor]:

@@ -208,9 +208,8 @@ def _flat(actor: nn.Sequential, critic: nn.Sequential, ignored: list[int]) -> Fo
         weight = torch.zeros(2, pair[0].in_features, pair[0].out_features)
         bias = torch.zeros(2, 1, pair[0].out_features)
         for side, layer in enumerate(pair):
-            saved = layer.state_dict()  # a training's first layer reads other inputs
-            weight[side, :, : layer.out_features] = saved["weight"].T
-            bias[side, :, : layer.out_features] = saved["bias"]
+            weight[side, :, : layer.out_features] = layer.weight.detach().T
+            bias[side, :, : layer.out_features] = layer.bias.detach()
         layers.append((weight.numpy(), bias.numpy()))
     layers[0][0][:, ignored] = 0.0
     *hidden, (last, offset) = layers

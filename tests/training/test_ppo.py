@@ -13,7 +13,7 @@ from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import play
 from training.learn.config import PPOConfig
-from training.ppo import PPO, EpisodeTotals, compute_gae, random_observations
+from training.ppo import PPO, EpisodeTotals, compute_gae
 
 SHORT = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
 
@@ -72,32 +72,6 @@ def test_resumes_to_the_bit(validation, config, tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
     with pytest.raises(ConfigError, match="use the same settings"):
         make(validation, config, replace(SHORT, clip=0.3)).resume(tmp_path)
-
-
-def test_learns_from_standardised_inputs_and_is_saved_without(validation, config):
-    ppo = make(validation, config)
-    observations = torch.from_numpy(random_observations(ppo.env, SHORT.seed)).flatten(0, 1)
-    first = ppo.policy.actor[0]
-    read = (observations - first.mean) / first.deviation
-    moving = first.deviation != 1
-    assert moving.sum() > 10
-    assert read.mean(0).abs().max() < 1e-3
-    torch.testing.assert_close(
-        read.std(0)[moving], torch.ones(int(moving.sum())), atol=1e-3, rtol=0
-    )
-
-    mask = torch.ones(len(observations), len(ppo.env.actions), dtype=torch.bool)
-    plain, again = (
-        PolicyNetwork(ppo.policy.config),
-        make(validation, config, replace(SHORT, seed=1)),
-    )
-    for other in (plain, again.policy):
-        other.load_state_dict(ppo.policy.state_dict())
-        for found, expected in (
-            (other.log_probs(observations, mask), ppo.policy.log_probs(observations, mask)),
-            (other.value(observations), ppo.policy.value(observations)),
-        ):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_finds_the_known_optimum_at_an_absurd_price(validation, config):

@@ -55,11 +55,14 @@ from training.learn.difficulty import (
 from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Judged, Rulebook, folds_for
 from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
-from training.ppo import PPO, random_observations
+from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
 
 _CALIBRATION_PRICES = 31
+
+_SUPPORT_STEPS = 64
+"""Random steps per environment that tell which observations there are."""
 
 CHECKS = 20
 """How often, at least, training looks at the validation split."""
@@ -295,7 +298,7 @@ class ControllerTraining:
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._kept)
         say("comparing the policy with hand-made rules on questions that it has not learnt from")
-        support = Support.of(random_observations(self._env, self.config.ppo.seed))
+        support = observed_support(self._env, self.config.ppo.seed)
         checkpoint = replace(self._checkpoint(), support=support, floor=self._floor(stop))
         checkpoint = self._calibrated(checkpoint)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
@@ -432,6 +435,18 @@ class ControllerTraining:
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
             },
         )
+
+
+def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
+    """Ranges of all features under random legal actions."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    seen = [observation]
+    for _ in range(_SUPPORT_STEPS):
+        mask = env.action_masks()
+        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
+        seen.append(observation)
+    return Support.of(np.stack(seen))
 
 
 def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:
