@@ -1066,7 +1066,7 @@ def test_a_long_cache_key_is_told_by_its_digest(server):
     ask(server.url, requests=long, after=lambda backend: backend.attempts([*long, *short]))
     first, digest, again, other = (r.body["prompt_cache_key"] for r in server.requests)
     assert (first, other) == ("x" * 69, "of another client")
-    assert digest == again and len(digest) == 64
+    assert (digest, len(digest)) == (again, 64)
 
 
 UNREAD = {
