@@ -125,6 +125,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     with pq.ParquetFile(path) as file:
+        if twice := _twice(file.schema_arrow.names):
+            raise TraceFormatError(f"{path}: expected a name once, found {twice!r} twice")
         rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(_BATCH))
         for number, row in enumerate(rows, start=1):
             yield f"row {number}", row

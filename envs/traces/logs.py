@@ -493,7 +493,7 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
         expected = "a whole number from 0, or text that it can be told by, see --map THEIRS=text"
         raise record.error("completion_tokens", expected, f"columns {there}")
     if "correct" not in kept and not kept.get("reference"):
-        expected = "a column correct, or a reference to grade with, see --map and --references"
+        expected = "a column correct, or a reference, see --map, and --references by id or wording"
         raise record.error("correct", expected, f"columns {there}")
     if kept.get("action") in REVISING and "parent_id" not in kept:
         raise record.error("parent_id", "the attempt_id of what is revised", None)

@@ -177,6 +177,8 @@ def table_entries(row: Row) -> Iterator[tuple[str, Row]]:
         yield "", row
         return
     for number, entry in enumerate(cells, start=1):
+        if len(entry) != len({*names}):
+            raise ValueError(f"{len(entry)} cells for the columns {names}")
         yield f"data {number}", dict(zip(names, entry, strict=True))
 
 
@@ -338,7 +340,8 @@ def read_references(
         row["question"] = _wording(row["question"])
         keys = [str(row[name]) for name in _ALIASES if row[name] not in (None, "")]
         if not keys:
-            raise record.error("question_id", "question_id or question", None)
+            expected = "question_id or question, see --map-references THEIRS=question_id"
+            raise record.error("question_id", expected, f"columns {[*record.row]}")
         # Ids tell questions apart that are worded alike.
         alike = (found[key] for key in keys if key in found)
         ids = (None, row["question_id"])
@@ -354,7 +357,8 @@ def read_references(
         raise ConfigError(f"map_references: expected columns of {named}, found {[*unused]}")
     for record, known in lacking:
         if known.get("reference") is None and "entry_point" not in known:
-            raise record.error("reference", "a right answer", None)
+            expected = "a right answer, see --map-references THEIRS=reference"
+            raise record.error("reference", expected, f"columns {[*record.row]}")
     return found
 
 
@@ -594,7 +598,7 @@ def _spelled_objects(row: Row, options: ImportOptions) -> Row:
     """Objects that cells spell as JSON, of those whose fields are named by their path."""
     paths = (theirs for theirs in (*options.columns, *options.metrics) if theirs not in row)
     names = {theirs.partition(".")[0] for theirs in paths if "." in theirs}
-    cells = {name: row[name] for name in names if str(row.get(name)).startswith("{")}
+    cells = {name: row[name] for name in names if str(row.get(name)).startswith(("{", "[{"))}
     return {name: json.loads(cell) for name, cell in cells.items() if isinstance(cell, str)}
 
 

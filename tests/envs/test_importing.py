@@ -583,7 +583,9 @@ def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
 @QUIET
 def test_lists_that_are_spelled_as_text_are_opened_where_they_are_named(tmp_path):
     row = {"question": "1 + 1?", "model": "m", "said": "['2', '3']", "ok": "[True, False]"}
-    with pytest.warns(UserWarning, match=r"1 texts are lists, .*--map 'THEIRS\[\]=text'"):
+    with pytest.warns(
+        UserWarning, match=r"1 questions or texts spell lists .*--map 'THEIRS\[\]=text'"
+    ):
         read(tmp_path / "one", row | {"reference": "2"}, columns={"said": "text"})
     options = {"columns": {"said[]": "text"}, "metrics": ["ok[]"]}
     assert shares(read(tmp_path / "two", row, **options)[0]) == {("m", ""): (1, 2, 0.5)}
@@ -670,6 +672,37 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
     with pytest.raises(TraceFormatError, match=message):
         import_attempts([tmp_path / name], tmp_path / "traces")
     assert not (tmp_path / "traces").exists()
+
+
+def test_no_column_of_two_with_one_name_is_chosen(tmp_path):
+    names, cells = ["question", "question", "model"], ["1?", "2?", "m"]
+    table = pa.Table.from_arrays([pa.array([cell]) for cell in cells], names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps({"columns": names, "data": [cells]}))
+    for name, message in (("a.parquet", "a name once, .*'question' twice"), ("a.json", "3 cells")):
+        with pytest.raises(TraceFormatError, match=message):
+            import_attempts([tmp_path / name], tmp_path / "traces")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": 1, "reference": 2}, r"question, see --map-references .* found .*\['id', 'ref"),
+        (
+            {"question": "1?", "gold": 2},
+            r"right answer, see --map-references .*\['question', 'gold",
+        ),
+    ],
+)
+def test_references_by_other_names_are_told(tmp_path, row, message):
+    with pytest.raises(TraceFormatError, match=message):
+        read_references(write(tmp_path / "a.jsonl", [row]))
+
+
+@QUIET
+def test_objects_that_cells_list_are_named_by_their_path(tmp_path):
+    row = {"question": "1 + 1?", "model": "m", "reference": 2, "all": '[{"t": "2"}, {"t": "3"}]'}
+    assert shares(read(tmp_path, row, columns={"all.t": "text"})[0]) == {("m", ""): (1, 2, 0.5)}
 
 
 def test_a_directory_is_no_log(tmp_path):
@@ -777,6 +810,8 @@ def test_ids_are_those_of_their_data_set(tmp_path):
             "1 answers, of the first 1000, are not what their texts state; .*answer=reference",
         ),
         ([{"answer": "It is so.\n#### 2"}], "1 answers, of .*whole texts, --map answer=text"),
+        ([{"text": "[{'text': '2'}]"}], "1 questions or texts spell lists or objects"),
+        ([{"question": "[{'role': 'user'}]"}], "1 questions or texts spell lists or objects"),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
         (
