@@ -63,11 +63,7 @@ def digest(text: str) -> int:
 _TOKEN_CHARACTERS = 4
 """Characters per token, where a log has texts without token counts."""
 
-_LISTED = ("['", '["', "[{", "{'")
-_TAKEN = (
-    "questions or texts spell lists or objects, and are taken as they stand; --map 'THEIRS[]=text' "
-    "opens a list, --map THEIRS.text=text objects"
-)
+_TAKEN = "questions or texts spell lists or objects; --map 'THEIRS[]=text', or a path, opens them"
 _COMPARED = 1000
 _UNLIKE = (
     f"answers, of the first {_COMPARED}, are not what their texts state; if the column answer has "
@@ -148,10 +144,8 @@ class Intake:
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
         spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
-        if compare and any(
-            said.startswith(_LISTED) for said in (text or answer or "", row["question"])
-        ):
-            log.doubts[_TAKEN] += 1
+        for said in (text or answer or "", row["question"]) if compare else ():
+            log.doubts[_TAKEN] += said.startswith(("['", '["', "[{", "{'"))
         if right is None:
             right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
             log.notes["graded here"] += 1
