@@ -27,14 +27,14 @@ from controller.errors import TraceFormatError
 
 Row = dict[str, Any]
 
-EXPECTED = "JSON Lines, JSON, CSV, TSV, parquet or an inspect_ai archive (.eval)"
+EXPECTED = "JSON Lines, JSON, CSV, TSV (all in UTF-8), parquet or an inspect_ai archive (.eval)"
 
 INDEX = "Unnamed: 0"
 """Stands for a first column without a name, where pandas writes its index, as in pandas."""
 
 _DELIMITERS = ",;\t"
 _BATCH = 4096
-_SHOWN = 300
+_SHOWN = 1000
 _ZSTANDARD = 93
 
 
@@ -78,7 +78,8 @@ class Record:
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file, in order; TraceFormatError if it is missing, alien or damaged."""
     if not path.is_file():
-        raise TraceFormatError(f"{path}: expected a file ({EXPECTED}), found none")
+        found = "a directory; name its files" if path.is_dir() else "none"
+        raise TraceFormatError(f"{path}: expected a file ({EXPECTED}), found {found}")
     place = "start"
     try:
         for place, row in _rows(path):
@@ -124,15 +125,21 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     with pq.ParquetFile(path) as file:
+        if twice := _twice(file.schema_arrow.names):
+            raise TraceFormatError(f"{path}: expected a name once, found {twice!r} twice")
         rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(_BATCH))
         for number, row in enumerate(rows, start=1):
             yield f"row {number}", row
 
 
 def _opened(path: Path, newline: str) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", newline=newline, encoding="utf-8-sig")
-    return path.open(newline=newline, encoding="utf-8-sig")
+    """A text, compressed or not; Windows writes UTF-16 where it redirects or exports."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if start == b"\x1f\x8b":
+        return gzip.open(path, "rt", newline=newline, encoding=encoding)
+    return path.open(newline=newline, encoding=encoding)
 
 
 def _separated(path: Path) -> Iterator[tuple[str, Any]]:
@@ -143,7 +150,7 @@ def _separated(path: Path) -> Iterator[tuple[str, Any]]:
         file.seek(0)
         delimiter = max(_DELIMITERS, key=header.count)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
-        names = next(reader, [])
+        names = [name.strip() for name in next(reader, [])]
         if names[:1] == [""]:
             names[0] = INDEX
         if twice := _twice(names):

@@ -18,7 +18,7 @@ from controller.answers import is_one_of, read_answer, right_answers
 from envs.records import Record, Row
 from envs.traces.logs import FAILED, Log, conversation, message_text, scored
 
-_NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d[-.:\d]+)\.jsonl?")
+_NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d[-.:\d]+)")
 
 METRICS = frozenset(
     {
@@ -66,7 +66,9 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
         verdicts = [None] * len(texts)
     elif len(texts) == 1 or programs:
         verdicts = [scored(record, metric, row.get(metric), len(texts))] * len(texts)
-        log.stated = _stated(results, task, metric, row.get("filter"))
+        shares = results.get("results", {}).get(task, {})
+        share = shares.get(f"{metric},{row.get('filter') or 'none'}")
+        log.stated = share if _is_number(share) else None
     else:
         verdicts = [*_graded(record, log, answers)]
         _compare(record, log, metric, answers, verdicts)
@@ -89,10 +91,10 @@ def _task_and_results(log: Log) -> tuple[str, Row]:
 
     They are in `results_TIME.json`, or in `NAME_TIME.json` after `--output_path NAME.json`.
     """
-    name = _NAME.fullmatch(log.path.name)
+    name = _NAME.fullmatch(log.stem)
     if not name:
         # In its first versions names began with the model's, and its logs lay in one directory.
-        return log.path.stem.partition("samples_")[2], {}
+        return log.stem.partition("samples_")[2], {}
     if "results" not in log.beside_it:
         named = (path.name for path in log.path.parent.glob(f"*_{name['time']}.json"))
         results = next((n for n in sorted(named) if not n.startswith("samples_")), None)
@@ -126,11 +128,6 @@ def _compare(
     same = (r for a, r in graded if a is not None and kind.same(a, str(theirs[0])))
     if next(same, verdict) != verdict:
         log.doubts["answers that the harness scores otherwise than they are graded here"] += 1
-
-
-def _stated(results: Row, task: str, metric: str, name: Any) -> float | None:
-    found = results.get("results", {}).get(task, {}).get(f"{metric},{name or 'none'}")
-    return float(found) if isinstance(found, (int, float)) else None
 
 
 def _prompt(row: Row) -> str:
@@ -327,7 +324,7 @@ def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
     The file's name tells task, model and time. One score stands for all programs of an example.
     """
     chat, page = record.row["chat"], record.row["page"]
-    name = _SIMPLE.fullmatch(log.path.stem)
+    name = _SIMPLE.fullmatch(log.stem)
     task, model = name.groups() if name else ("", None)
     programs, log.stated = task == "humaneval", record.row["score"]
     log.kind = "whole" if programs else None
@@ -377,7 +374,7 @@ def program_attempts(record: Record, log: Log) -> Iterator[Row]:
         "question_id": solution["task_id"],
         "dataset": solution["task_id"].partition("/")[0],
         # Solutions that lie in a directory have their results in it.
-        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder_as_model,
+        "model": log.stem.removesuffix("eval_results").rstrip("_") or log.folder_as_model,
         "text": solution["solution"],
         "correct": all(scored(record, name, solution[name]) for name in counted),
     }

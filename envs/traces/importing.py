@@ -63,6 +63,13 @@ def digest(text: str) -> int:
 _TOKEN_CHARACTERS = 4
 """Characters per token, where a log has texts without token counts."""
 
+_TAKEN = "questions or texts spell lists or objects; --map 'THEIRS[]=text', or a path, opens them"
+_COMPARED = 1000
+_UNLIKE = (
+    f"answers, of the first {_COMPARED}, are not what their texts state; if the column answer has "
+    "what is right, say --map answer=reference, if whole texts, --map answer=text"
+)
+
 _RAW_SCHEMA = pa.schema(
     [
         *ATTEMPT_SCHEMA,
@@ -122,6 +129,8 @@ class Intake:
                     kept = {k: v for k, v in kept.items() if k not in ("answer", "correct")}
                 # What harnesses call an answer is often a whole sentence.
                 self._add(entry, kept, log, compare=source is TABLE)
+        if log.doubts[_UNLIKE] <= min(log.attempts, _COMPARED) / 10:
+            del log.doubts[_UNLIKE]
         if source is not TABLE:
             log.unread.clear()
 
@@ -135,13 +144,17 @@ class Intake:
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
         spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
-        if compare and (text or answer or "").startswith(("['", '["')):
-            log.doubts["texts are lists, taken for one attempt each; --map 'THEIRS[]=text'"] += 1
+        for said in (text or answer or "", row["question"]) if compare else ():
+            log.doubts[_TAKEN] += said.startswith(("['", '["', "[{", "{'"))
         if right is None:
             right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
             log.notes["graded here"] += 1
         elif compare and spelled is not None and references:
             log.otherwise += is_one_of(log.answer_kind, spelled, tuple(references)) != right
+        if compare and answer is not None and log.attempts < _COMPARED:
+            stated = reading_of(text or answer, None, log.answer_kind, cut=cut)
+            unlike = stated is not None and not log.answer_kind.same(answer, stated.answer)
+            log.doubts[_UNLIKE] += unlike
         name, dataset = row["model"], row.get("dataset", "")
         model = self._model(record, row, log.answer_kind.name, dataset)
         question, place = self._question(record, row, dataset, references)
@@ -399,8 +412,12 @@ def import_attempts(
     doubts += summary.differences(rows.logs)
     for message in (*summary.unread(rows.models), *rows.leaks(), *doubts):
         warnings.warn(message, stacklevel=2)
-    missing = summary.missing(found, rows.held, chosen, rows.sizes)
-    return Imported(groups=found, missing=[*missing], notes=[*summary.notes(rows.logs)])
+    missing = [*summary.missing(found, rows.held, chosen, rows.sizes)]
+    common = len(set.intersection(*(set(model.tried) for model in rows.models.values())))
+    if common < rows.num_questions:
+        share = f"{rows.num_questions - common} of {rows.num_questions} questions"
+        missing.append(f"attempts by every model at {share}: a ladder needs one by each of its own")
+    return Imported(groups=found, missing=missing, notes=[*summary.notes(rows.logs)])
 
 
 def _checked_sizes(sizes: Mapping[str, float], models: Collection[str]) -> Mapping[str, float]:
@@ -423,14 +440,16 @@ def _refuse_unused(options: ImportOptions, logs: Sequence[Log]) -> None:
     asked = {"filter": options.filters, "metric": options.metrics, "map": options.columns}
     for option, names in (asked | {"references": references}).items():
         if unused := [name for name in names if name not in used]:
-            raise ConfigError(f"{option}: expected what some log has, found {unused}")
+            left = [*dict.fromkeys(name for log in logs for name in log.unread)]
+            found = f"{unused}, and nothing is said of {left}"
+            raise ConfigError(f"{option}: expected what some log has, found {found}")
 
 
 def _refuse_copies(files: Sequence[Path]) -> None:
     known: dict[str, Path] = {}
     for file in files:
         if not file.is_file():
-            raise TraceFormatError(f"{file}: expected a file, found none")
+            next(read_records(file))  # which says what is there instead
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "blake2b").hexdigest()
         if (first := known.setdefault(digest, file)) is not file:

@@ -138,11 +138,15 @@ class Log:
         return self.beside_it[name]
 
     @cached_property
+    def stem(self) -> str:
+        """Its name without an ending, of what was compressed as well."""
+        return Path(self.path.name.removesuffix(".gz")).stem
+
+    @cached_property
     def constants(self) -> Row:
         """What the person said of all attempts, of this log."""
-        file = Path(self.path.name.removesuffix(".gz")).stem
         return {
-            name: str(value).replace("{file}", file).replace("{folder}", self.folder)
+            name: str(value).replace("{file}", self.stem).replace("{folder}", self.folder)
             for name, value in self.options.constants.items()
         }
 
@@ -244,7 +248,7 @@ def conversation(messages: Any) -> str:
     """
     if not isinstance(messages, (list, tuple)):
         return str(messages)
-    texts = [(message.get("role"), message_text(message)) for message in messages]
+    texts = [(speaker(message), message_text(message)) for message in messages]
     if len(texts) == 1:
         return texts[0][1]
     return "\n\n".join(f"{role}: {text}" for role, text in texts)
@@ -262,11 +266,21 @@ def is_chat(found: Any) -> bool:
 
 def is_message(found: Any) -> bool:
     """Whether this is a message of a chat."""
-    return isinstance(found, Mapping) and "role" in found and not found.keys().isdisjoint(_HELD)
+    said = isinstance(found, Mapping) and speaker(found) is not None
+    return said and not found.keys().isdisjoint(HELD)
 
 
-_HELD = ("content", "prompt", "parts")
-"""Where a message has its text; the last two are OpenCompass's and Gemini's."""
+HELD = ("content", "prompt", "parts", "value")
+"""Where a message has its text; the last three are OpenCompass's, Gemini's and ShareGPT's."""
+_SPEAKERS = {"human": "user", "user": "user", "system": "system"}
+_SPEAKERS |= dict.fromkeys(("gpt", "ai", "model", "assistant"), "assistant")
+
+
+def speaker(message: Mapping[str, Any]) -> str | None:
+    """Who said a message: its role, or `from` in ShareGPT's and `type` in LangChain's words."""
+    told = str(message.get("role", message.get("from", message.get("type"))))
+    is_any = "role" in message or {"from", "value"} <= message.keys()
+    return _SPEAKERS.get(told, told if is_any else None)
 
 
 def opened_chat(messages: Any) -> Any:
@@ -281,7 +295,7 @@ def opened_chat(messages: Any) -> Any:
         found = json.loads(messages)
     except ValueError:
         return messages
-    return found if all(isinstance(m, dict) and "role" in m for m in found) else messages
+    return found if all(isinstance(m, dict) and speaker(m) for m in found) else messages
 
 
 def message_text(message: Mapping[str, Any]) -> str:
@@ -293,7 +307,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     >>> message_text({"content": [{"type": "text", "text": "How many? "}, {"type": "image"}]})
     'How many? [image b91580]'
     """
-    content = next((message[name] for name in _HELD if message.get(name) is not None), None)
+    content = next((message[name] for name in HELD if message.get(name) is not None), None)
     parts = content if isinstance(content, (list, tuple)) else [content]
     texts = (_part_text(part) if isinstance(part, Mapping) else part for part in parts)
     return "".join(str(text) for text in texts if text is not None)
@@ -333,7 +347,7 @@ def _text(value: Any) -> str:
 
 def _asked(value: Any) -> str:
     chat = opened_chat(value)
-    if is_chat(chat) and chat[-1]["role"] == "assistant":
+    if is_chat(chat) and speaker(chat[-1]) == "assistant":
         raise ValueError
     return _text(conversation(chat) if is_chat(chat) else value)
 
@@ -479,7 +493,7 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
         expected = "a whole number from 0, or text that it can be told by, see --map THEIRS=text"
         raise record.error("completion_tokens", expected, f"columns {there}")
     if "correct" not in kept and not kept.get("reference"):
-        expected = "a column correct, or a reference to grade with, see --map and --references"
+        expected = "a column correct, or a reference, see --map, and --references by id or wording"
         raise record.error("correct", expected, f"columns {there}")
     if kept.get("action") in REVISING and "parent_id" not in kept:
         raise record.error("parent_id", "the attempt_id of what is revised", None)

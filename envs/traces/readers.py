@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
@@ -24,6 +24,7 @@ from envs.traces.format import ARM, VARIANT
 from envs.traces.logs import (
     COLUMNS,
     FAILED,
+    HELD,
     NONE,
     SHOWS,
     SLOT,
@@ -36,6 +37,7 @@ from envs.traces.logs import (
     opened_chat,
     said_last,
     scored,
+    speaker,
 )
 
 SHOWN = "attempts at questions with images or other media, which are not imported"
@@ -62,7 +64,8 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     question is taken from `--references`.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
-    maps = [(theirs, _SHORT.get(ours, ours)) for theirs, ours in options.columns.items()]
+    short = {"tokens": "completion_tokens"}
+    maps = [(theirs, short.get(ours, ours)) for theirs, ours in options.columns.items()]
     maps += ((metric, "correct") for metric in options.metrics)
     for theirs, ours in maps:
         name = theirs.removesuffix(_SPELLED)
@@ -73,14 +76,13 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             row[ours] = _opened(record, theirs, row.pop(name))
             log.used.add(theirs)
     row.pop(NONE, None)
-    for short, name in _SHORT.items():
-        if short in row and name not in row:
-            row[name] = row.pop(short)
+    if "tokens" in row and "completion_tokens" not in row:
+        row["completion_tokens"] = row.pop("tokens")
     wide = {theirs: ours for theirs, ours in maps if SLOT.search(theirs)}
     for each in _long(record, row, wide, log) if wide else [row]:
         for attempt in _one_by_one(record, each, log):
             chat = opened_chat(attempt.get("question"))
-            if attempt.get("text") is None and is_chat(chat) and chat[-1]["role"] == "assistant":
+            if attempt.get("text") is None and is_chat(chat) and speaker(chat[-1]) == "assistant":
                 attempt |= {"question": chat[:-1], "text": chat[-1:]}
             if not attempt.get("error"):
                 attempt.pop("error", None)
@@ -89,8 +91,6 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
                 continue
             yield attempt
 
-
-_SHORT = {"tokens": "completion_tokens"}
 
 _SPELLED = "[]"
 """Ends the name of a column whose lists are spelled as text."""
@@ -177,31 +177,59 @@ def table_entries(row: Row) -> Iterator[tuple[str, Row]]:
         yield "", row
         return
     for number, entry in enumerate(cells, start=1):
+        if len(entry) != len({*names}):
+            raise ValueError(f"{len(entry)} cells for the columns {names}")
         yield f"data {number}", dict(zip(names, entry, strict=True))
 
 
 def _are_replies(chat: list[Any]) -> bool:
     """Whether messages are several replies, as of one request for several choices, and no chat."""
-    return len(chat) > 1 and all(message["role"] == "assistant" for message in chat)
+    return len(chat) > 1 and all(speaker(message) == "assistant" for message in chat)
 
 
-def flattened(row: Row) -> Row:
+def flattened(row: Row, named: Collection[str] = ()) -> Row:
     """The columns of a row, those of objects in it by their path; a list of objects is lists.
+
+    A message is a column; where a path that is `named` leads into it, it stands for its text there.
 
     >>> flattened({"usage": {"cost": 0.1}, "samples": [{"text": "2"}, {"text": "3"}]})
     {'usage.cost': 0.1, 'samples.text': ['2', '3']}
     """
     found: Row = {}
     for name, value in row.items():
-        entries = value if isinstance(value, list) else [value]
-        if not entries or any(not isinstance(e, dict) or not e or is_message(e) for e in entries):
-            found[name] = value
-            continue
-        parts = [flattened(entry) for entry in entries]
+        entries, several = _objects(value), isinstance(value, list)
+        below = [path.removeprefix(f"{name}.") for path in named if path.startswith(f"{name}.")]
+        whole = any(map(is_message, entries)) and (not below or name in named)
+        if whole or not entries:
+            found[name] = value if not entries else entries if several else entries[0]
+        parts = [_fields(entry, below) for entry in entries if below or not whole]
         for inner in dict.fromkeys(chain.from_iterable(parts)):
             values = [part.get(inner) for part in parts]
-            found[f"{name}.{inner}"] = values if entries is value else values[0]
+            found[f"{name}.{inner}"] = values if several else values[0]
     return found
+
+
+def _fields(entry: Row, named: Collection[str]) -> Row:
+    if not is_message(entry):
+        return flattened(entry, named)
+    rest = {k: v for k, v in entry.items() if k not in (*HELD, "role", "from", "type")}
+    return flattened(rest, named) | {name: entry for name in HELD if name in entry}
+
+
+def _objects(value: Any) -> list[Row]:
+    """The objects that a value is or lists, but thoughts; LangChain nests and wraps them."""
+    found = value if isinstance(value, list) else [value]
+    found = found[0] if len(found) == 1 and isinstance(found[0], list) else found
+    if not all(isinstance(entry, dict) and entry for entry in found):
+        return []
+    found = [
+        entry["kwargs"] | {"type": entry["id"][-1].removesuffix("Message").lower()}
+        if entry.keys() >= {"lc", "id", "kwargs"}
+        else entry
+        for entry in found
+    ]
+    thoughts = {"thinking": "thinking", "reasoning": "summary"}  # types, and what these hold
+    return [entry for entry in found if thoughts.get(str(entry.get("type"))) not in entry]
 
 
 _EPISODE, _VERSION = "episode", 1
@@ -301,7 +329,7 @@ def read_references(
     lacking: list[tuple[Record, Row]] = []
     unused = dict(columns)
     for record in chain.from_iterable(map(read_records, paths)):
-        row = flattened(record.row)
+        row = flattened(record.row, columns)
         for theirs, ours in columns.items():
             if theirs in row:
                 row[ours] = row.pop(theirs)
@@ -312,7 +340,8 @@ def read_references(
         row["question"] = _wording(row["question"])
         keys = [str(row[name]) for name in _ALIASES if row[name] not in (None, "")]
         if not keys:
-            raise record.error("question_id", "question_id or question", None)
+            expected = "question_id or question, see --map-references THEIRS=question_id"
+            raise record.error("question_id", expected, f"columns {[*record.row]}")
         # Ids tell questions apart that are worded alike.
         alike = (found[key] for key in keys if key in found)
         ids = (None, row["question_id"])
@@ -328,7 +357,8 @@ def read_references(
         raise ConfigError(f"map_references: expected columns of {named}, found {[*unused]}")
     for record, known in lacking:
         if known.get("reference") is None and "entry_point" not in known:
-            raise record.error("reference", "a right answer", None)
+            expected = "a right answer, see --map-references THEIRS=reference"
+            raise record.error("reference", expected, f"columns {[*record.row]}")
     return found
 
 
@@ -568,7 +598,7 @@ def _spelled_objects(row: Row, options: ImportOptions) -> Row:
     """Objects that cells spell as JSON, of those whose fields are named by their path."""
     paths = (theirs for theirs in (*options.columns, *options.metrics) if theirs not in row)
     names = {theirs.partition(".")[0] for theirs in paths if "." in theirs}
-    cells = {name: row[name] for name in names if str(row.get(name)).startswith("{")}
+    cells = {name: row[name] for name in names if str(row.get(name)).startswith(("{", "[{"))}
     return {name: json.loads(cell) for name, cell in cells.items() if isinstance(cell, str)}
 
 
@@ -578,5 +608,5 @@ def _entries(source: Source, record: Record, options: ImportOptions) -> Iterator
         if source is TABLE:
             row = row | _spelled_objects(row, options)
             nested = any(isinstance(value, (dict, list)) for value in row.values())
-            row = flattened(row) if nested else row
+            row = flattened(row, (*options.columns, *options.metrics)) if nested else row
         yield replace(record, place=place or record.place, row=row)

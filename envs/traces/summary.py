@@ -157,7 +157,7 @@ def differences(logs: Sequence[Log]) -> Iterator[str]:
             "for those of one model"
         )
     for log in logs:
-        for doubt, count in log.doubts.items():
+        for doubt, count in (+log.doubts).items():
             yield f"{log.path}: {count} {doubt}"
         right = log.right / max(log.attempts, 1)
         if log.stated is not None and abs(right - log.stated) > _TOLERANCE:

@@ -5,6 +5,7 @@ They are read from a trace set a part at a time, since attempts may be many.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -164,7 +165,8 @@ def build_table(
     if not any(names[row] in splits for row in np.array(wanted)[complete]):
         raise TraceFormatError(
             f"{traces.path}: expected questions of {sorted(splits)} with attempts by "
-            f"each of {list(ladder)}, found none"
+            f"each of {list(ladder)}, found none among {dict(Counter(names))}; more questions that "
+            "all have attempts at bring some, or a column split"
         )
     rows = rows[complete[rows["question"]]]
     rows["question"] = (complete.cumsum() - 1)[rows["question"]]

@@ -150,6 +150,17 @@ def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
         import_attempts([file], tmp_path / "traces", options=options)
 
 
+@QUIET
+def test_a_log_that_was_compressed_keeps_its_task_and_results(tmp_path):
+    log = harness("sums")
+    (tmp_path / f"{log.name}.gz").write_bytes(gzip.compress(log.read_bytes()))
+    (results,) = log.parent.glob("results_*.json")
+    (tmp_path / results.name).write_bytes(results.read_bytes())
+    options = ImportOptions(filters=["strict-match"])
+    made = import_attempts([tmp_path / f"{log.name}.gz"], tmp_path / "traces", options=options)
+    assert shares(made) == {("org/small-1b", "sums"): (12, 12, 0.25)}
+
+
 @pytest.mark.parametrize("name", ["mine", None], ids=["named", "none"])
 @QUIET
 def test_results_may_have_a_name_of_their_own(tmp_path, name):
@@ -482,6 +493,66 @@ def test_messages_in_the_words_of_others(tmp_path):
     assert traces.attempts.select([*told]).to_pylist() == [told]
 
 
+@pytest.mark.parametrize("path", ["chat", "chat.value"])
+@QUIET
+def test_chats_of_share_gpt_and_langchain_end_with_what_a_model_said(tmp_path, path):
+    """Whoever else takes part, no turn of a person or a tool is an attempt."""
+    turns = [("human", "1 + 1?"), ("observation", "5"), ("gpt", "It is 2.")]
+    row = {"chat": [{"from": who, "value": said} for who, said in turns], "reference": 2}
+    options = {"columns": {path: "question"}, "constants": {"model": "m"}}
+    made, traces = read(tmp_path / "a", row, **options)
+    assert shares(made) == {("m", ""): (1, 1, 1)}
+    assert traces.questions["question"].to_pylist() == ["user: 1 + 1?\n\nobservation: 5"]
+    turns = [{"type": who, "content": said} for who, said in (("human", "1 + 1?"), ("ai", "2"))]
+    made, traces = read(tmp_path / "b", row | {"chat.value": turns, "chat": turns}, **options)
+    assert traces.attempts["text"].to_pylist() == ["2"]
+
+
+@QUIET
+def test_runs_of_langsmith_nest_and_wrap_what_was_said(tmp_path):
+    made_by = {"lc": 1, "type": "constructor", "id": ["langchain", "schema", "HumanMessage"]}
+    ask = made_by | {"kwargs": {"content": "1 + 1?"}}
+    replies = [{"text": f"It is {n}.", "message": made_by | {"kwargs": {}}} for n in (2, 3)]
+    row = {"in": {"messages": [[ask]]}, "out": {"generations": [replies]}, "reference": "2"}
+    row |= {"model": "m", "by": {"lc": 1, "type": "not_implemented", "id": ["x"]}}
+    columns = {"in.messages": "question", "out.generations.text": "text"}
+    made, traces = read(tmp_path, row, columns=columns)
+    assert shares(made) == {("m", ""): (1, 2, 0.5)}
+    assert traces.questions["question"].to_pylist() == ["1 + 1?"]
+
+
+@pytest.mark.parametrize("path", ["reply", "reply.content"])
+@QUIET
+def test_a_reply_of_anthropic_has_its_model_and_tokens_in_it(tmp_path, path):
+    parts = [{"type": "thinking", "thinking": "3?"}, {"type": "text", "text": "It is 2."}]
+    reply = {"type": "message", "role": "assistant", "model": "m", "content": parts}
+    row = {"question": "1 + 1?", "reply": reply | {"usage": {"output_tokens": 7}}, "reference": 2}
+    ours = {"reply.model": "model", "reply.usage.output_tokens": "completion_tokens"}
+    _, traces = read(tmp_path / "a", row, columns=ours | {path: "text"})
+    told = {"model": "m", "text": "It is 2.", "completion_tokens": 7, "correct": True}
+    assert traces.attempts.select([*told]).to_pylist() == [told]
+    with pytest.raises(
+        ConfigError, match=r"'reply.text'\], and nothing is said of .*reply.content"
+    ):
+        read(tmp_path / "b", row, columns=ours | {"reply.text": "text"})
+    flat = row | reply | {"role": "assistant"}
+    _, traces = read(tmp_path / "c", flat, columns={"content.text": "text"})
+    assert traces.attempts["text"].to_pylist() == ["It is 2."]
+
+
+@QUIET
+def test_reasoning_of_the_responses_api_is_no_attempt(tmp_path):
+    said = chat_message([{"type": "output_text", "text": "It is 2."}], "assistant")
+    output = [{"type": "reasoning", "summary": []}, {"type": "message"} | said]
+    row = {"question": "1 + 1?", "model": "m", "reply": {"output": output}, "reference": 2}
+    made, _ = read(tmp_path / "a", row, columns={"reply.output": "text"})
+    assert shares(made) == {("m", ""): (1, 1, 1)}
+    kinds = [{"type": kind, "question": f"{kind}?"} for kind in ("reasoning", "math")]
+    row = {"model": "m", "all": kinds, "text": ["2", "2"], "reference": ["2", "2"]}
+    made, _ = read(tmp_path / "b", row, columns={"all.question": "question"})
+    assert shares(made) == {("m", ""): (2, 2, 1)}
+
+
 @pytest.mark.parametrize("spelled", [False, True])
 @QUIET
 def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
@@ -512,7 +583,9 @@ def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
 @QUIET
 def test_lists_that_are_spelled_as_text_are_opened_where_they_are_named(tmp_path):
     row = {"question": "1 + 1?", "model": "m", "said": "['2', '3']", "ok": "[True, False]"}
-    with pytest.warns(UserWarning, match=r"1 texts are lists, .*--map 'THEIRS\[\]=text'"):
+    with pytest.warns(
+        UserWarning, match=r"1 questions or texts spell lists .*--map 'THEIRS\[\]=text'"
+    ):
         read(tmp_path / "one", row | {"reference": "2"}, columns={"said": "text"})
     options = {"columns": {"said[]": "text"}, "metrics": ["ok[]"]}
     assert shares(read(tmp_path / "two", row, **options)[0]) == {("m", ""): (1, 2, 0.5)}
@@ -563,12 +636,15 @@ ROW = (
         ("mlflow.json", json.dumps({"columns": [*plain()], "data": [[*plain().values()]] * 2})),
         ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
         ("pandas.csv", ",question,model,answer,correct,tokens\n0,1?,m,2,1,3.0\n1,1?,m,2,True,3.0"),
+        ("spaces.csv", "question, model, answer, correct, tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
+        ("packed.jsonl", gzip.compress(f"{ROW}\n{ROW}".encode())),
+        ("redirected.jsonl", f"{ROW}\r\n{ROW}".encode("utf-16")),
         ("semicolons.csv", 'question;model;answer;correct;tokens\n"1;2,?";m;2;1;3\n1?;m;2;yes;3'),
     ],
 )
 def test_spellings_of_tables(tmp_path, name, content):
     packed = gzip.compress if name.endswith(".gz") else bytes
-    (tmp_path / name).write_bytes(packed(content.encode()))
+    (tmp_path / name).write_bytes(packed(content.encode() if type(content) is str else content))
     made = import_attempts([tmp_path / name], tmp_path / "traces")
     assert sum(group.attempts for group in made.groups) == 2
     assert all(group.right == group.majority == 1 for group in made.groups)
@@ -588,13 +664,51 @@ def test_spellings_of_tables(tmp_path, name, content):
         ("a.eval", "PK", "inspect_ai archive"),
         ("a.pkl", "", "found a pickle; .*to_parquet"),
         ("a.json", "[" * 100_000, "maximum recursion depth"),
+        ("a.csv", b"question,model\nM\xfcller,m", r"TSV \(all in UTF-8\).*decode byte 0xfc"),
     ],
 )
 def test_files_that_are_something_else_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode() if type(content) is str else content)
     with pytest.raises(TraceFormatError, match=message):
         import_attempts([tmp_path / name], tmp_path / "traces")
     assert not (tmp_path / "traces").exists()
+
+
+def test_no_column_of_two_with_one_name_is_chosen(tmp_path):
+    names, cells = ["question", "question", "model"], ["1?", "2?", "m"]
+    table = pa.Table.from_arrays([pa.array([cell]) for cell in cells], names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps({"columns": names, "data": [cells]}))
+    for name, message in (("a.parquet", "a name once, .*'question' twice"), ("a.json", "3 cells")):
+        with pytest.raises(TraceFormatError, match=message):
+            import_attempts([tmp_path / name], tmp_path / "traces")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": 1, "reference": 2}, r"question, see --map-references .* found .*\['id', 'ref"),
+        (
+            {"question": "1?", "gold": 2},
+            r"right answer, see --map-references .*\['question', 'gold",
+        ),
+    ],
+)
+def test_references_by_other_names_are_told(tmp_path, row, message):
+    with pytest.raises(TraceFormatError, match=message):
+        read_references(write(tmp_path / "a.jsonl", [row]))
+
+
+@QUIET
+def test_objects_that_cells_list_are_named_by_their_path(tmp_path):
+    row = {"question": "1 + 1?", "model": "m", "reference": 2, "all": '[{"t": "2"}, {"t": "3"}]'}
+    assert shares(read(tmp_path, row, columns={"all.t": "text"})[0]) == {("m", ""): (1, 2, 0.5)}
+
+
+def test_a_directory_is_no_log(tmp_path):
+    for read_it in (read_references, lambda path: import_attempts([path], tmp_path / "traces")):
+        with pytest.raises(TraceFormatError, match="found a directory; name its files"):
+            read_it(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -691,6 +805,13 @@ def test_ids_are_those_of_their_data_set(tmp_path):
             [{"model": model, "correct": model == "a"} for model in "aab"],
             "1 of 1 answers that several models gave are right by one and wrong by another",
         ),
+        (
+            [{"text": f"It is {n}.", "question": f"{n}?", "correct": n == 2} for n in (2, 3)],
+            "1 answers, of the first 1000, are not what their texts state; .*answer=reference",
+        ),
+        ([{"answer": "It is so.\n#### 2"}], "1 answers, of .*whole texts, --map answer=text"),
+        ([{"text": "[{'text': '2'}]"}], "1 questions or texts spell lists or objects"),
+        ([{"question": "[{'role': 'user'}]"}], "1 questions or texts spell lists or objects"),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
         (
@@ -704,6 +825,15 @@ def test_what_is_doubtful_is_told(tmp_path, rows, message):
     file = write(tmp_path / "a.jsonl", [plain(**row) for row in rows])
     with pytest.warns(UserWarning, match=message):
         import_attempts([file], tmp_path / "traces")
+
+
+@QUIET
+def test_questions_that_some_model_did_not_try_are_counted(tmp_path):
+    rows = [plain(model=model, question=f"{n}?") for model, n in (("m", 1), ("m", 2), ("n", 2))]
+    made, _ = read(tmp_path / "some", rows)
+    assert "attempts by every model at 1 of 2 questions: a" in "".join(made.missing)
+    made, _ = read(tmp_path / "all", rows[1:])
+    assert "every model" not in "".join(made.missing)
 
 
 def test_columns_are_named_and_constants_set(tmp_path):

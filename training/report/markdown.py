@@ -79,7 +79,8 @@ def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """By kind of rule the compute used, its interval and the accuracies that it is a mean over."""
     for kind, entry in results.headline.items():
         accuracies = ", ".join(f"{a:.1%}" for a in entry.accuracies)
-        yield kind, f"{entry.ratio:.0%}", _span(entry.interval, ".0%"), accuracies
+        used = (f"{entry.ratio:.0%}", _span(entry.interval, ".0%"))
+        yield kind, *(("not reached", "") if isnan(entry.ratio) else used), accuracies
 
 
 def price_rows(results: Results) -> Iterator[tuple[str, ...]]:

@@ -1,10 +1,11 @@
 """A comparison as Markdown."""
 
+import math
 from dataclasses import replace
 
 from tests.training.compare import test_results
-from training.compare.results import EqualAccuracy, Ratio, SeedFigure, Seeds
-from training.report.markdown import price_rows, results_markdown, seed_rows
+from training.compare.results import EqualAccuracy, Headline, Ratio, SeedFigure, Seeds
+from training.report.markdown import headline_rows, price_rows, results_markdown, seed_rows
 
 
 def results():
@@ -28,6 +29,12 @@ def test_pages_say_the_command_and_how_many_questions_differ():
     assert "## Against other" in page
     assert "| 50.0% | 80% (70% to 90%) |" in page
     assert "## Seeds" not in page
+
+
+def test_what_is_not_reached_has_no_share():
+    none = Headline(ratio=math.nan, interval=(math.nan, math.nan), accuracies=(0.0,))
+    found = replace(results(), headline={"always large": none})
+    assert [*headline_rows(found)] == [("always large", "not reached", "", "0.0%")]
 
 
 def test_seeds_are_told_with_both_intervals():
