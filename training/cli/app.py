@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -118,6 +119,8 @@ def answer(
 @with_flags(ServeConfig)
 def serve(config: ServeConfig) -> None:
     """Serve an OpenAI-compatible API in front of two or more models."""
+    # A reload that is asked for while this starts waits until there is something to reload.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from controller.server.run import run_service
     from training.learn.threads import limit_threads
 
