@@ -119,8 +119,6 @@ def answer(
 @with_flags(ServeConfig)
 def serve(config: ServeConfig) -> None:
     """Serve an OpenAI-compatible API in front of two or more models."""
-    # A reload that is asked for while this starts waits until there is something to reload.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from controller.server.run import run_service
     from training.learn.threads import limit_threads
 
@@ -202,6 +200,9 @@ def main(program: Callable[[], object] = app) -> None:
 
     Packages that are missing do, too: those of the extra `train`, which commands import late.
     """
+    if sys.argv[1:2] == ["serve"]:
+        # A reload that is asked for meanwhile waits until there is something to reload.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         program()
