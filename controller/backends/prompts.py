@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def read_prompt(given: str) -> tuple[Message, ...]:
     text, where = given, "prompt"
     if _is_file(given):
         text, where = Path(given).read_text(encoding="utf-8"), given
+    elif re.fullmatch(r"(?!\[)\S*(/|\.\w)\S*", given) and PLACE not in given:
+        raise ConfigError(f"prompt: expected a file that is there, or a text, found {given!r}")
     if not text.strip():
         raise ConfigError(f"{where}: expected a prompt, found nothing")
     if not text.lstrip().startswith("["):

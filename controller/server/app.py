@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.backends.openai.backend import UNAVAILABLE
 from controller.server.config import LOOPBACK
-from controller.server.engine import NOBODY, Engine, Listener, Served
+from controller.server.engine import NOBODY, Engine, Listener, Served, new_id
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.replies import (
@@ -57,6 +57,9 @@ FRESH_S, PATIENCE_S = 1.0, 0.25
 
 MAX_BODY_BYTES, MAX_HEADER_BYTES = 2**20, 32 * 2**10
 BODY_TIMEOUT_S = 30.0
+
+STOPPING = HTTPException(503, "the service is stopping; ask again")
+"""What those are told whom it has no more time for."""
 
 T = TypeVar("T")
 Form = CompletionForm | ResponseForm
@@ -118,7 +121,7 @@ class Service:
                     allow_origins=["*"],
                     allow_methods=["*"],
                     allow_headers=["*"],
-                    expose_headers=[REQUEST_ID],
+                    expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
                 ),
             ],
             exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},
@@ -171,12 +174,13 @@ class Service:
         question = asked.question()
         check_prepared(question, terms.prepared)
 
-        form = form_of(asked, explain=terms.explain)
+        form, episode_id = form_of(asked, explain=terms.explain), new_id()
 
         async def answer(listener: Listener = NOBODY) -> Served:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
+                listener = listener._replace(episode_id=episode_id)
                 listener = listener if terms.explain else listener._replace(write=None)
                 return await self.engine.answer(
                     question, terms, caller=caller, sticky=asked.user, listener=listener
@@ -186,11 +190,12 @@ class Service:
             flying.enter_context(self._flying())
             await self.engine.check(question, terms, sticky=asked.user)
             if asked.stream:
-                return _Stream(flying.pop_all(), self._events(request, form, answer))
+                events = self._events(request, form, answer)
+                return _Stream(flying.pop_all(), events, {REQUEST_ID: episode_id})
             served = await _unless_gone(request, answer())
         if served is None:
             return Response(status_code=499)
-        return JSONResponse(form.whole(served), headers={REQUEST_ID: served.episode_id})
+        return JSONResponse(form.whole(served), headers={REQUEST_ID: episode_id})
 
     async def _events(
         self, request: Request, form: Form, answer: Callable[..., Coroutine[Any, Any, Served]]
@@ -219,6 +224,9 @@ class Service:
         try:
             while (event := await _next(events)) is not None:
                 yield event
+        except asyncio.CancelledError:  # whose client has left hears nothing of it
+            yield form.error(STOPPING)
+            raise
         finally:
             await _cancelled(task, gone)
 
@@ -332,7 +340,7 @@ class Gate:
         foreign = None if self._keys.required else _foreign(scope)
         if foreign is None:
             return None
-        return _refuse(403, f"{foreign}: expected this machine's, as no key is needed here")
+        return _refuse(403, f"{foreign}: expected this machine's, as no --keys are needed here")
 
 
 def _foreign(scope: Scope) -> str | None:
@@ -376,8 +384,10 @@ class _Stream(StreamingResponse):
         self,
         flying: contextlib.AbstractContextManager[Any, bool | None],
         events: AsyncIterator[bytes],
+        headers: Mapping[str, str],
     ) -> None:
-        headers = {"cache-control": "no-store"}
+        # Or nginx would hold events back until they fill a buffer.
+        headers = {**headers, "cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._flying = flying
 
@@ -394,6 +404,8 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | No
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return await task if task.done() else None
+    except asyncio.CancelledError:
+        raise STOPPING from None
     finally:
         await _cancelled(task, gone)
 

@@ -43,6 +43,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_range(self, vars(self), least=0)
+        check_range(self, ("max_in_flight",), least=1)
         check_range(self, ("deadline_s",), above=0, most=MAX_DEADLINE_S)
 
 

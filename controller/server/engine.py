@@ -31,7 +31,7 @@ from controller.backends.base import (
 from controller.backends.identity import blank_attempt, text_digest
 from controller.backends.ladder import GRACE_S
 from controller.core import Choice, Decision, Episode, attempt_columns, play
-from controller.errors import BackendError, ConfigError
+from controller.errors import BackendError, ConfigError, check_range
 from controller.policy.deciders import named_rule
 from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER
@@ -60,12 +60,14 @@ class Listener(NamedTuple):
         say: of an attempt's text as it is written, where that is returned in any case; `think` of
             its thoughts, those between tags of its text among them.
         write: which attempt of an action writes what, as it is written.
+        episode_id: what they know the question by; None for a new id.
     """
 
     emit: Callable[[Choice], None] = lambda choice: None
     say: Callable[[str], None] | None = None
     think: Callable[[str], None] = lambda piece: None
     write: Callable[[int, str], None] | None = None
+    episode_id: str | None = None
 
 
 NOBODY = Listener()
@@ -101,6 +103,7 @@ class RequestTerms(Terms):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range(self, ("deadline_s",), most=MAX_DEADLINE_S)
         if self.rule is not None:
             named_rule(self.rule)
 
@@ -141,6 +144,11 @@ class Served:
     def gave_up(self) -> bool:
         """Whether no attempt was made on purpose."""
         return not (self.attempts or self.degraded or self.limited)
+
+
+def new_id() -> str:
+    """The id of one question, for its client and the log."""
+    return f"allot-{uuid.uuid4().hex}"
 
 
 class NoAnswerError(BackendError):
@@ -237,7 +245,7 @@ class Engine:
         if variant.guarded and asked.decisions and asked.terms.rule is None:
             variant.watch.note(guarded)
         served = Served(
-            episode_id=f"allot-{uuid.uuid4().hex}",
+            episode_id=asked.listener.episode_id or new_id(),
             question=asked.question,
             caller=decider.caller,
             variant=variant,
@@ -308,7 +316,7 @@ class _Asked(Wrapped):
             terms.at(variant.pricing.price_for(terms)),
             budget=least(terms.budget, limits.max_budget),
         )
-        deadline = now() + min(terms.deadline_s or limits.deadline_s, MAX_DEADLINE_S)
+        deadline = now() + (terms.deadline_s or limits.deadline_s)
         self.strayed: list[str] = []
         self.decisions: list[Decision] = []
         self.started = time.perf_counter()
@@ -333,12 +341,12 @@ class _Asked(Wrapped):
         self._answers, self._deadline = engine.answers, deadline
         self._pending: Sequence[Request] = ()  # gone out and not answered
         self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
-        self._listener, self._says, self._said = NOBODY, False, False
+        self.listener, self._says, self._said = NOBODY, False, False
         self._parting = Parting()
 
     async def run(self, listener: Listener) -> None:
         """Play the episode; see `Engine.answer`."""
-        self._listener = listener
+        self.listener = listener
         decider, decisions = self.decider, self.decisions
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -413,7 +421,7 @@ class _Asked(Wrapped):
             replace(
                 request,
                 deadline=self._deadline,
-                on_text=partial(self._tell, place) if self._says or self._listener.write else None,
+                on_text=partial(self._tell, place) if self._says or self.listener.write else None,
                 on_thought=self._think if self._says else None,
                 on_cancelled=partial(self._note_cancelled, place),
             )
@@ -434,19 +442,19 @@ class _Asked(Wrapped):
         self._written[place] = usage.cancelled_tokens
 
     def _tell(self, place: int, piece: str) -> None:
-        if self._listener.write:
-            self._listener.write(place, piece)
-        if self._says and self._listener.say:
+        if self.listener.write:
+            self.listener.write(place, piece)
+        if self._says and self.listener.say:
             thought, said = self._parting.add(piece)
             if thought:
                 self._think(thought)
             if said:
                 self._said = True
-                self._listener.say(said)
+                self.listener.say(said)
 
     def _think(self, piece: str) -> None:
         self._said = True
-        self._listener.think(piece)
+        self.listener.think(piece)
 
     async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """See `Backend.verify`."""

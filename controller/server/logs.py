@@ -13,6 +13,8 @@ from typing import Any
 
 from opentelemetry import trace
 
+from controller.errors import ConfigError
+
 episode_log = logging.getLogger("allot.episodes")
 """Every question, with decisions, propensities and attempts."""
 
@@ -60,6 +62,9 @@ def configure(episodes: Path | None) -> None:
     """Log to standard error, and episodes to a file if one is given.
 
     The file may be moved away at any time; a new one is then begun.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
     stderr = logging.StreamHandler()
     stderr.setFormatter(JsonFormatter())
@@ -68,7 +73,10 @@ def configure(episodes: Path | None) -> None:
         logger.setLevel(level)
         logger.handlers, logger.propagate = [stderr], False
     if episodes is not None:
-        episodes.parent.mkdir(parents=True, exist_ok=True)
-        file = _WholeLines(episodes)
+        try:
+            episodes.parent.mkdir(parents=True, exist_ok=True)
+            file = _WholeLines(episodes)
+        except OSError as error:
+            raise ConfigError(f"log: expected a file that can be written: {error}") from None
         file.setFormatter(JsonFormatter())
         episode_log.handlers, episode_log.propagate = [file], False

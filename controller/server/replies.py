@@ -271,7 +271,7 @@ def refusal(error: Exception) -> tuple[int, Json]:
     if isinstance(error, HTTPException):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         status, about = error.status_code, "model" if param == "model" else None
-        kind = kinds.get(status, "invalid_request_error")
+        kind = kinds.get(status, "invalid_request_error" if status < 500 else "upstream_error")
         name = {401: "invalid_api_key"}.get(status, about and "model_not_found")
         return status, error_json(message, kind, about, name)
     if isinstance(error, ValidationError):

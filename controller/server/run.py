@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ from controller.answers import load_kind
 from controller.backends.base import Backend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.errors import AllotError, ConfigError
-from controller.loading import LadderBuilder, deployed_process, model_places
+from controller.loading import KEY_VARIABLE, LadderBuilder, deployed_process, model_places
 from controller.policy.deciders import PolicyDecider
 from controller.policy.pricing import Pricing
 from controller.process.types import ModelSpec
@@ -211,6 +212,11 @@ def build_backend(
     def other_weights(trained: ModelSpec, source: str, found: str) -> None:
         tell("other_weights", logging.WARNING, model=source, expected=trained.digest, found=found)
 
+    places = model_places(models, checkpoint)
+    keys = [KEY_VARIABLE.format(rung=i) for i, place in enumerate(places) if place and place.url]
+    for name in sorted(os.environ.keys() - keys):
+        if name.startswith(KEY_VARIABLE.partition("_{")[0]):
+            tell("key_of_no_server", logging.WARNING, found=name, expected=keys)
     builder = LadderBuilder(
         checkpoint=checkpoint,
         other_weights=other_weights,
@@ -221,7 +227,7 @@ def build_backend(
         observe=metrics.tried,
         breaker=shared.breaker,
     )
-    return builder.build(model_places(models, checkpoint))
+    return builder.build(places)
 
 
 class _Server(uvicorn.Server):
@@ -255,7 +261,7 @@ def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> N
     """Serve until a signal says stop; `on_listening` is told the address that takes requests.
 
     Raises:
-        ConfigError: the port cannot be had.
+        ConfigError: the port cannot be had, or the log cannot be written.
     """
     configure(config.log)
     service = build_service(config) if config.workers == 1 else None
@@ -299,7 +305,9 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
 
     def begin() -> None:
         worker = get_context("spawn").Process(target=_begin, args=(work, listener))
-        worker.start()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        worker.start()  # it inherits the mask, and takes signals once it knows what to do
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         running.append(worker)
 
     cores = os.cpu_count() or 1
@@ -310,6 +318,7 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
             begin()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, hand_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         failed = False
         while running:
             connection.wait([worker.sentinel for worker in running])
@@ -358,6 +367,7 @@ def _work(
 
     async def until_stopped() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wake)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal again once all is done; ending was all that it asked for.
             signal.signal(number, lambda number, frame: None)
@@ -380,7 +390,7 @@ def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(shutdown_s),
+        timeout_graceful_shutdown=math.ceil(shutdown_s),
         timeout_keep_alive=30,
         # httptools drops the body of a request that asks for another protocol.
         http="h11",
@@ -399,7 +409,7 @@ async def _prepare(engine: Engine) -> None:
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}/"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -408,7 +418,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(
-            f"port: expected a free one, found {host}:{port} taken: {error}"
+            f"host, port: expected this machine's address and a free port: {error}"
         ) from None
 
 

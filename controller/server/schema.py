@@ -425,7 +425,7 @@ def read_terms(
 
     Raises:
         ValidationError: a field or header that does not fit.
-        ConfigError: a header that is not a number, or none of `HEADERS`.
+        ConfigError: a header that is not a number, none of `HEADERS`, or there twice.
     """
     for header in headers:
         if header.startswith(HEADER_PREFIX) and header.removeprefix(HEADER_PREFIX) not in HEADERS:
@@ -433,6 +433,8 @@ def read_terms(
                 f"{header[:_LONGEST_NAME]}: expected one of {', '.join(HEADERS)} after "
                 f"{HEADER_PREFIX}; all else is a field of allot in the body"
             )
+        if list(headers).count(header) > 1 and header.startswith(HEADER_PREFIX):
+            raise ConfigError(f"{header}: expected it once, found it twice")
     terms: dict[str, Any] = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
     body = {name: value for name, value in (given or {}).items() if value is not None}
     for header, kind in HEADERS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -199,6 +200,9 @@ def main(program: Callable[[], object] = app) -> None:
 
     Packages that are missing do, too: those of the extra `train`, which commands import late.
     """
+    if sys.argv[1:2] == ["serve"]:
+        # A reload that is asked for meanwhile waits until there is something to reload.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         program()

@@ -179,7 +179,14 @@ def test_a_budget_is_a_hard_cap(service, small):
 
 @pytest.mark.parametrize(
     "term",
-    [{"price": 1e-60}, {"price": 1e60}, {"round_price": 1e-60}, {"budget": 0}, {"budget": 30}],
+    [
+        {"price": 1e-60},
+        {"price": 1e60},
+        {"round_price": 1e-60},
+        {"budget": 0},
+        {"budget": 30},
+        {"deadline_s": 601},
+    ],
 )
 def test_terms_beyond_what_can_be_are_refused_by_name(service, small, term):
     found = service.ask(**term)
@@ -407,11 +414,14 @@ def test_headers_that_mean_nothing_are_refused_by_name(service, small):
         refused = service.ask(headers={name: "1"})
         assert refused.status_code == 400
         assert name in refused.json()["error"]["message"]
+    twice = service.ask(headers=[("x-allot-price", "1"), ("x-allot-price", "2")])
+    assert (twice.status_code, twice.json()["error"]["param"]) == (400, "x-allot-price")
     assert not small.requests
 
 
 def test_limits(serve, small, large):
-    service = serve(small, large, limits=Limits(max_in_flight=0))
+    service = serve(small, large, limits=Limits(max_in_flight=1))
+    service.service.room.enter()
     assert service.ask("x" * 2**20).status_code == 413
     assert service.ask(headers={"x-big": "y" * 40_000}).status_code in (400, 431)
     busy = service.ask()
@@ -542,6 +552,8 @@ def test_pages_that_are_let_in_may_read_what_they_get(serve, small, large):
         assert (preflight.status_code, found.status_code) == (status, status)
         for reply in (preflight, found):
             assert ("access-control-allow-origin" in reply.headers) is (status == 200)
+        shown = found.headers.get("access-control-expose-headers", "")
+        assert ("retry-after" in shown) is (status == 200)
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/v1/embeddings", "/v1/responses/resp_1"])
@@ -581,6 +593,13 @@ def test_an_answer_and_a_failure_have_the_id_of_the_log(service, small, large):
         service.chat()
     assert busy.value.request_id == service.served[-1].episode_id
     assert busy.value.response.headers["retry-after"]
+
+    script((small, large), replying(401))
+    asked = {"model": "allot", "messages": ASK, "stream": True}
+    found = service.http.post("/v1/chat/completions", json=asked)
+    assert "upstream_error" in found.text
+    assert found.headers["x-request-id"] == service.served[-1].episode_id
+    assert found.headers["x-accel-buffering"] == "no"
 
 
 def test_a_text_that_breaks_off_is_not_followed_by_another(serve, small, large):

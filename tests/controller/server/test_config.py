@@ -35,7 +35,7 @@ def test_variants_and_the_guard_are_read_from_words():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_in_flight": -1}, {"max_budget": float("nan")}, {"deadline_s": 0}]
+    "wrong", [{"max_in_flight": 0}, {"max_budget": float("nan")}, {"deadline_s": 0}]
 )
 def test_limits_are_checked(wrong):
     with pytest.raises(ConfigError):

@@ -10,8 +10,10 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 import torch
 from opentelemetry import trace
@@ -24,14 +26,16 @@ from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
 from controller.loading import deployed_process
 from controller.process.observation import NUM_FEATURES
+from controller.server.config import ServeConfig
 from controller.server.keys import Keys, key_digest
+from controller.server.run import _address, _listen, http_server, run_service
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
 from envs.traces.readers import read_references
 from envs.traces.table import build_table
 from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, script
 
 
 def copied_controller(directory):
@@ -77,7 +81,7 @@ class Process:
 
 
 @contextmanager
-def serving(controller, *upstreams, names=("small", "large"), options=()):
+def serving(controller, *upstreams, names=("small", "large"), options=(), begun=None):
     command = [sys.executable, "-m", "training.cli", "serve", "--controller", str(controller)]
     for option, upstream, name in zip(("--small", "--large"), upstreams, names, strict=False):
         command += [option, f"{upstream.url}#{name}"]
@@ -90,6 +94,8 @@ def serving(controller, *upstreams, names=("small", "large"), options=()):
     }
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
+        if begun:
+            begun(process)
         yield Process(process)
     finally:
         process.kill()
@@ -214,6 +220,85 @@ def _finish_what_was_begun(service, small):
     client.join()
     assert replies[0].status_code == 200
     assert service.process.wait(timeout=20) == 0
+
+
+def _reload_once_it_can_wait(process):
+    while not 1 & int(Path(f"/proc/{process.pid}/status").read_text().split("SigBlk:")[1][:17], 16):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGHUP)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells what a process waits with in /proc")
+def test_signals_at_the_beginning_and_at_the_end(tmp_path, small, large, monkeypatch):
+    """A reload waits until there is something to read; who gets no answer is told so."""
+
+    async def never(exchange):
+        await asyncio.sleep(60)
+
+    script((small, large), never)
+    monkeypatch.setenv("ALLOT_UPSTREAM_KEY_7", "sk-secret")
+    controller, told = copied_controller(tmp_path / "controller"), {}
+    options = ["--shutdown-s", "0"]
+    with serving(
+        controller, small, large, options=options, begun=_reload_once_it_can_wait
+    ) as service:
+        service.wait_for("reloaded")
+        unused = service.wait_for("key_of_no_server")
+        assert unused["found"] == "ALLOT_UPSTREAM_KEY_7"
+        client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{service.port}/v1", api_key="any", max_retries=0
+        )
+        turns = [{"role": "user", "content": QUESTION}]
+
+        def ask(stream):
+            try:
+                list(client.chat.completions.create(model="allot", messages=turns, stream=stream))
+            except openai.APIError as error:
+                told[stream] = error
+
+        clients = [threading.Thread(target=ask, args=(stream,)) for stream in (False, True)]
+        for client_of in clients:
+            client_of.start()
+        while small.open < 2:
+            time.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        for client_of in clients:
+            client_of.join()
+        assert service.process.wait(timeout=20) == 0
+        ended = [json.loads(line) for line in service.lines if '"event":"episode"' in line]
+    assert "secret" not in "".join(service.lines)
+    assert [row["limited"] for row in ended] == [["cancelled"], ["cancelled"]]
+    assert told[False].status_code == 503
+    assert told[False].response.headers["retry-after"]
+    assert all("the service is stopping" in told[stream].message for stream in (False, True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"log": Path("/dev/null/episodes")}, "log: expected a file that can be written"),
+        ({"log": Path("/")}, "log: expected a file that can be written"),
+    ],
+)
+def test_a_log_that_cannot_be_written_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run_service(ServeConfig(**settings))
+
+
+def test_an_address_can_be_opened_and_what_is_none_is_named():
+    class Six:
+        def getsockname(self):
+            return "::1", 8080, 0, 0
+
+    assert _address(Six()) == "http://[::1]:8080/"
+    with pytest.raises(ConfigError, match=r"host, port: .*192\.0\.2\.1"):
+        _listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(0, 0), (0.2, 1), (30.0, 30)])
+def test_what_is_begun_has_no_less_time_than_was_said(service, wanted, kept):
+    assert http_server(service.service, wanted).timeout_graceful_shutdown == kept
 
 
 def _import(tmp_path, log, rows):

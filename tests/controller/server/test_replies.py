@@ -107,6 +107,7 @@ def test_every_chunk_of_a_stream_has_a_choice_but_that_of_usage():
         (ConfigError("price: expected more"), 400, "invalid_request_error", None),
         (HTTPException(401, "no key"), 401, "authentication_error", "invalid_api_key"),
         (HTTPException(429, "busy"), 429, "rate_limit_error", None),
+        (HTTPException(503, "nobody is there"), 503, "upstream_error", None),
     ],
 )
 def test_refusals_have_their_status(error, status, kind, code):
