@@ -76,6 +76,10 @@ def _rendered(question: Question, prompt: Sequence[Message]) -> list[Message]:
     return sorted(turns, key=lambda message: message["role"] != "system")
 
 
+_PATH = re.compile(r"[^\s\[]\S*\.\w{1,5}|[~.]{0,2}/\S+/\S+")
+"""Of a file; `/no_think` is a prompt."""
+
+
 def read_prompt(given: str) -> tuple[Message, ...]:
     r"""The prompt that `--prompt` names.
 
@@ -92,7 +96,7 @@ def read_prompt(given: str) -> tuple[Message, ...]:
     text, where = given, "prompt"
     if _is_file(given):
         text, where = Path(given).read_text(encoding="utf-8"), given
-    elif re.fullmatch(r"(?!\[)\S*(/|\.\w)\S*", given) and PLACE not in given:
+    elif _PATH.fullmatch(given) and PLACE not in given:
         raise ConfigError(f"prompt: expected a file that is there, or a text, found {given!r}")
     if not text.strip():
         raise ConfigError(f"{where}: expected a prompt, found nothing")

@@ -58,6 +58,17 @@ def test_prompts_are_read_from_files_and_texts(tmp_path):
     assert read_prompt(str(file)) == tuple(turns)
 
 
+@pytest.mark.parametrize("given", ["gone.txt", "./prompts/gone", "~/gone.md", "/etc/allot/prompt"])
+def test_a_file_that_is_gone_is_no_prompt(given):
+    with pytest.raises(ConfigError, match="a file that is there"):
+        read_prompt(given)
+
+
+@pytest.mark.parametrize("given", ["/no_think", "Concisely.", "Say yes/no.", "{question}/no_think"])
+def test_short_texts_are_prompts(given):
+    assert read_prompt(given)[0]["content"] == given
+
+
 def test_who_verifies_is_shown_the_attempt_as_a_quotation_and_no_prompt_of_its_own():
     question = Question(question_id="q", text="1 + 1?", history=(turn("user", "Hi"),))
     attempt = Attempt(

@@ -78,6 +78,6 @@ def test_prompts_are_for_one_model_or_for_all(tmp_path):
     short, other = read_prompts(["Be short."], ["a"])["a"], ({"role": "system", "content": "x=1"},)
     assert read_prompts([f"a={file}", "x=1"], ["a", "b"]) == {"a": short, "b": other}
     assert read_prompts([f"a={file}"], ["a", "b"]) == {"a": short}
-    for given in ([f"c={file}"], ["a=x", "a=y"], ["no/such"], ["a=no.txt"]):
+    for given in ([f"c={file}"], ["a=x", "a=y"], ["./no/such"], ["a=no.txt"]):
         with pytest.raises(ConfigError, match="prompt"):
             read_prompts(given, ["a", "b"])
