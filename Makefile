@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONTROLLER ?= runs/controller
 SOURCES := controller envs training benchmarks recipes
-# Environment steps of `make run`: an eighth of what `allot train` takes by default, for two and a half minutes.
+# Environment steps of `make run`: an eighth of what `allot train` takes by default, for two minutes.
 STEPS ?= 1000000
 # Processes that the tests run in, a file or a page at a time: `make test WORKERS=8` on more cores.
 # Tests wait a third of their time, for servers and for what they start: three keep two cores busy.
