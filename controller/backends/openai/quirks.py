@@ -239,7 +239,7 @@ _MENDED: Mapping[str, tuple[str, Mend]] = {
         r"tool(.?calls?|_?use)\W*\d*\W*_?(tooluse)?id\b.{0,200}(length|too long|pattern)",
         _shorten_ids,
     ),
-    "hints of any length": (
+    "long hints": (
         rf"\b({'|'.join(sorted(HINTS))})\b.*(too long|max(imum)? length|at most)",
         _shorten_hints,
     ),
