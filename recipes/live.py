@@ -50,7 +50,7 @@ of the service also `allot`, what it tells of it."""
 
 
 def ask_service(
-    client: openai.OpenAI, question: Question, price: float, deadline_s: float = 3600
+    client: openai.OpenAI, question: Question, price: float, deadline_s: float = 600
 ) -> Row:
     """What the service answers; so long a deadline that a slow machine does not decide."""
     started = time.monotonic()
