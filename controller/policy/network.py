@@ -114,6 +114,9 @@ class Tanh(nn.Module):
         return _LearningTanh.apply(inputs)  # type: ignore[no-untyped-call]
 
 
+_tanh = Tanh()
+
+
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     """Linear layers with tanh between them; `last_gain` scales the last one's first weights."""
     layers: list[nn.Module] = []
@@ -174,10 +177,10 @@ class ActionScorer(nn.Module):
         facts = self.facts.expand(len(observation), -1, -1)
         rows = torch.cat([padded[:, self.own], facts], -1)  # (B, A, F + K + 1)
         seen = self.seen(padded[:, self.common])[:, None]  # (B, 1, H)
-        hidden = torch.tanh(self.row(rows) + seen)
+        hidden = _tanh(self.row(rows) + seen)
         share = (mask / mask.sum(-1, keepdim=True))[:, None]  # (B, 1, A)
         for each, mean in zip(self.each, self.mean, strict=True):
-            hidden = torch.tanh(each(hidden) + mean(share @ hidden))  # (B, A, H)
+            hidden = _tanh(each(hidden) + mean(share @ hidden))  # (B, A, H)
         apart = (share @ hidden).squeeze(1) @ self.apart.T  # (B, A)
         return self.score(hidden).squeeze(-1) + apart
 

@@ -180,8 +180,8 @@ class Service:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
-                listener = listener._replace(episode_id=episode_id)
-                listener = listener if terms.explain else listener._replace(write=None)
+                write = listener.write if terms.explain else None
+                listener = listener._replace(episode_id=episode_id, write=write)
                 return await self.engine.answer(
                     question, terms, caller=caller, sticky=asked.user, listener=listener
                 )

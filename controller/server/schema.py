@@ -433,7 +433,7 @@ def read_terms(
                 f"{header[:_LONGEST_NAME]}: expected one of {', '.join(HEADERS)} after "
                 f"{HEADER_PREFIX}; all else is a field of allot in the body"
             )
-        if list(headers).count(header) > 1 and header.startswith(HEADER_PREFIX):
+        if header.startswith(HEADER_PREFIX) and list(headers).count(header) > 1:
             raise ConfigError(f"{header}: expected it once, found it twice")
     terms: dict[str, Any] = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
     body = {name: value for name, value in (given or {}).items() if value is not None}

@@ -64,8 +64,7 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     question is taken from `--references`.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
-    short = {"tokens": "completion_tokens"}
-    maps = [(theirs, short.get(ours, ours)) for theirs, ours in options.columns.items()]
+    maps = [(theirs, _SHORT.get(ours, ours)) for theirs, ours in options.columns.items()]
     maps += ((metric, "correct") for metric in options.metrics)
     for theirs, ours in maps:
         name = theirs.removesuffix(_SPELLED)
@@ -76,8 +75,9 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             row[ours] = _opened(record, theirs, row.pop(name))
             log.used.add(theirs)
     row.pop(NONE, None)
-    if "tokens" in row and "completion_tokens" not in row:
-        row["completion_tokens"] = row.pop("tokens")
+    for short, name in _SHORT.items():
+        if short in row and name not in row:
+            row[name] = row.pop(short)
     wide = {theirs: ours for theirs, ours in maps if SLOT.search(theirs)}
     for each in _long(record, row, wide, log) if wide else [row]:
         for attempt in _one_by_one(record, each, log):
@@ -91,6 +91,8 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
                 continue
             yield attempt
 
+
+_SHORT = {"tokens": "completion_tokens"}
 
 _SPELLED = "[]"
 """Ends the name of a column whose lists are spelled as text."""
