@@ -637,7 +637,7 @@ ROW = (
         ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
         ("pandas.csv", ",question,model,answer,correct,tokens\n0,1?,m,2,1,3.0\n1,1?,m,2,True,3.0"),
         ("spaces.csv", "question, model, answer, correct, tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
-        ("packed.jsonl", gzip.compress(f"{ROW}\n{ROW}".encode())),
+        ("packed.jsonl", gzip.compress(f"{ROW}\n{ROW}".encode(), mtime=0)),
         ("redirected.jsonl", f"{ROW}\r\n{ROW}".encode("utf-16")),
         ("semicolons.csv", 'question;model;answer;correct;tokens\n"1;2,?";m;2;1;3\n1?;m;2;yes;3'),
     ],
