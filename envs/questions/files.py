@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from controller.answers import UNNAMED, UNSTATED, AnswerKind, answer_kind
+from controller.bundled import bundled
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
 from envs.records import read_records
+from envs.traces.format import TraceSet
 
 SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)
@@ -21,10 +23,17 @@ _SHARES = (0.7, 0.8)
 
 def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
     """The bundled questions by split, with `train_scale` times as many to train on if there are."""
-    from envs.questions.bundled import SPLIT_SIZES, draw_split
+    traces = TraceSet.read(bundled("traces"))
+    found: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    stored = stored_questions(traces.questions, traces.manifest)
+    for question, split in zip(stored, traces.questions["split"].to_pylist(), strict=True):
+        found[split].append(question)
+    if train_scale > 1:
+        from envs.questions.bundled import SPLIT_SIZES, draw_split
 
-    sizes = {**SPLIT_SIZES, "train": tuple(n * train_scale for n in SPLIT_SIZES["train"])}
-    return {split: draw_split(split, sizes[split]) for split in SPLITS}
+        sizes = [size * train_scale for size in SPLIT_SIZES["train"]]
+        found["train"] = draw_split("train", sizes)
+    return found
 
 
 def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Question]]:
@@ -83,7 +92,7 @@ def kinds_of(manifest: Mapping[str, Any], datasets: Iterable[str]) -> list[Answe
 
 def stored_questions(table: pa.Table, manifest: Mapping[str, Any]) -> tuple[Question, ...]:
     """Questions of a trace set's table, their kinds of answers as `trace.json` says."""
-    rows = table.to_pylist()
+    rows = table.select([n for n in table.column_names if n != "prompt_hidden"]).to_pylist()
     kinds = kinds_of(manifest, (row.get("dataset") or "" for row in rows))
     return tuple(
         Question(

@@ -220,8 +220,7 @@ def spread(questions: Iterable[Asked]) -> list[Asked]:
 
 def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...]:
     """Questions of a table as `question_row` makes it."""
-    columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
-    table = pq.read_table(path, columns=columns)
+    table = pq.read_table(path)
     return (*zip(stored_questions(table, manifest), table["split"].to_pylist(), strict=True),)
 
 

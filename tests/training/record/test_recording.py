@@ -20,8 +20,8 @@ from controller.backends.local.backend import TransformersBackend
 from controller.backends.prompts import REVISER, VERIFIER
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
-from envs.questions.bundled import QuestionSource, pool_of
-from envs.questions.files import bundled_questions, read_questions
+from envs.questions.bundled import QuestionSource, draw_split, pool_of
+from envs.questions.files import SPLITS, bundled_questions, read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
@@ -319,10 +319,10 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
     assert {(a.count("sample"), a.count("escalate")) for a in counts.values()} == {(16, 2)}
 
 
-def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone(traces):
-    bundled = {split: set() for split in ("train", "validation", "test")}
-    for row in traces.questions.to_pylist():
-        bundled[row["split"]].add(row["question"])
+def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone():
+    bundled = bundled_questions()
+    assert {split: draw_split(split) for split in SPLITS} == bundled
+    bundled = {split: {q.text for q in members} for split, members in bundled.items()}
     drawn = bundled_questions(train_scale=2)
     more = {split: {q.text for q in members} for split, members in drawn.items()}
     assert sum(map(len, more.values())) == sum(map(len, drawn.values()))
