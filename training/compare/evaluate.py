@@ -49,8 +49,8 @@ from training.learn.difficulty import (
     Readings,
     attempt_outcomes,
     fit_difficulty,
+    fit_readings,
     neighbours,
-    read_prompts,
     stack,
 )
 from training.learn.floor import Rulebook
@@ -200,7 +200,7 @@ def compare(
         fixed: what was played on the test questions and is the same at every price, by name.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
-        read: `read_prompts` of the tuning questions, where that has been done.
+        read: `fit_readings` of the tuning questions, where that has been done.
         cluster: plays the controllers side by side; this process alone if None.
     """
     first, others = checkpoints[0], others or {}
@@ -324,7 +324,7 @@ class _Contest:
         Those that read the small model's prompt state, if there is one, pay for it.
         """
         outcomes = attempt_outcomes(self.tuning)
-        read = read_prompts(self.tuning, outcomes) if read is None else read
+        read = fit_readings(self.tuning, outcomes) if read is None else read
         known = self._on_both(read.line or next(iter(read.wording), None))
         if known is None:
             return

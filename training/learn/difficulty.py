@@ -336,7 +336,7 @@ class Readings:
         )
 
 
-def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
+def fit_readings(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
     """All single read-outs, which take most of the time that fitting takes."""
     wording = (fit_readout(prompts, outcomes, reads, fit) for reads, fit in FREE)
     return Readings(
@@ -351,7 +351,7 @@ def fit_difficulty(
 ) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
-    `read` are `read_prompts` of these questions, where that has been done.
+    `read` are `fit_readings` of these questions, where that has been done.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
     the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
@@ -361,7 +361,7 @@ def fit_difficulty(
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    read = read_prompts(prompts, outcomes) if read is None else read
+    read = fit_readings(prompts, outcomes) if read is None else read
     if not read.wording:
         return None
     readout, outlook = stack(read.wording, outcomes)

@@ -48,8 +48,8 @@ from training.learn.config import LEARNERS, LEAST_STEPS, SEGMENT_DEFAULTS, START
 from training.learn.difficulty import (
     Readings,
     fit_difficulty,
+    fit_readings,
     fold_of,
-    read_prompts,
     with_prompt_lengths,
 )
 from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Judged, Rulebook, folds_for
@@ -171,7 +171,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     outcomes = learning.outcomes(train)
-    read = read_prompts(train, outcomes)
+    read = fit_readings(train, outcomes)
     difficulty, outlook = fit_difficulty(train, outcomes, read) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     if isinstance(process, EpisodeConfig) and process.names_verifier:
