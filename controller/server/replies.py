@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -310,6 +311,8 @@ def refused(request: Request, error: Exception) -> Response:
     headers = {**_AGAIN.get(status, {}), **(getattr(error, "headers", None) or {})}
     if isinstance(error, NoAnswerError):
         headers[REQUEST_ID] = error.served.episode_id
+        if "retry-after" in headers and error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if status == 405:
         wanted = f"expected {headers['Allow']}, found {request.method}"
         body["error"]["message"] = f"{request.url.path[:_LONGEST_PATH]}: {wanted}"
