@@ -196,7 +196,7 @@ _INTERRUPTED = 130
 
 
 def main(program: Callable[[], object] = app) -> None:
-    """Run a command line; errors that allot raises become one line and exit code 2.
+    """Run a command line; errors that allot or the system raises become one line and exit code 2.
 
     Packages that are missing do, too: those of the extra `train`, which commands import late.
     """
@@ -206,7 +206,7 @@ def main(program: Callable[[], object] = app) -> None:
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         program()
-    except AllotError as error:
+    except (AllotError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
