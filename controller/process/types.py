@@ -153,7 +153,7 @@ class Attempt:
     @property
     def brief(self) -> str:
         """Itself in a few words."""
-        return str(self.answer)
+        return str(self.answer) if self.error is None else f"failed: {self.error}"
 
     @property
     def cut(self) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from controller.backends.base import Backend, Request, run_now
+from controller.backends.base import TOO_LONG, Backend, Request, run_now
 from controller.backends.openai.backend import ATTEMPT_DEADLINE
 from controller.backends.openai.resilience import (
     FILTERED,
@@ -25,7 +25,6 @@ from controller.backends.openai.resilience import (
     NO_KEY,
     PERMANENT,
     REJECTED,
-    TOO_LONG,
     UNREADABLE,
 )
 from controller.errors import BackendError
