@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 
 from controller.answers.structured import unfenced
 from controller.answers.thoughts import parted
-from controller.backends.openai.resilience import FILTERED, LIMITED, PERMANENT, REJECTED, TOO_LONG
+from controller.backends.base import TOO_LONG
+from controller.backends.openai.resilience import FILTERED, LIMITED, PERMANENT, REJECTED
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind

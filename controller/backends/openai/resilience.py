@@ -17,6 +17,7 @@ import aiohttp
 import httpx2
 import openai
 
+from controller.backends.base import TOO_LONG
 from controller.errors import BackendError
 from controller.process.cost import Usage
 
@@ -33,7 +34,7 @@ _EPOCH, _EPOCH_MS = 1e9, 1e11
 """Numbers from here on are points of time."""
 _LATER = (408, 409, 424, 425, 498, 499)
 """Statuses below 500 of servers that may answer later: 424 is TGI's, 498 Groq's, 499 Gemini's."""
-REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
+REJECTED, FILTERED = "rejected", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
 UNREADABLE = "unreadable"
 """Of one that cannot read what its model wrote, and so returns none of it."""
