@@ -24,6 +24,8 @@ Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
 
+TOO_LONG = "context_length_exceeded"
+"""`Attempt.error` where a prompt leaves no room in the context of its model."""
 DEADLINE = "deadline"
 """`Attempt.error` of one that was not done by `Request.deadline`."""
 

@@ -120,6 +120,7 @@ class Attempt:
         num_revisions: revisions of it that can be had, of every arm or by rung; None for as many
             as one likes.
         error: why generation failed; None when it did not.
+        retry_after_s: pause that its server asks for, where it failed; None if it asks for none.
         usage: what making it consumed.
     """
 
@@ -146,12 +147,13 @@ class Attempt:
     verifier_tokens: int | None = None
     num_revisions: int | tuple[int, ...] | None = None
     error: str | None = None
+    retry_after_s: float | None = field(default=None, compare=False)
     usage: Usage = field(default_factory=Usage)
 
     @property
     def brief(self) -> str:
         """Itself in a few words."""
-        return str(self.answer)
+        return str(self.answer) if self.error is None else f"failed: {self.error}"
 
     @property
     def cut(self) -> bool:

@@ -157,6 +157,8 @@ class NoAnswerError(BackendError):
     def __init__(self, served: Served) -> None:
         self.kinds = {a.error or "" for a in served.attempts}
         self.served = served
+        told = (a.retry_after_s for a in served.attempts if a.retry_after_s is not None)
+        self.retry_after_s = min(told, default=None)
         self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
         said = ", ".join(sorted(self.kinds)) or "none is available"
         if self.late:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 
 from controller.answers.structured import unfenced
 from controller.answers.thoughts import parted
-from controller.backends.openai.resilience import FILTERED, LIMITED, PERMANENT, REJECTED, TOO_LONG
+from controller.backends.base import TOO_LONG
+from controller.backends.openai.resilience import FILTERED, LIMITED, PERMANENT, REJECTED
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -310,6 +312,8 @@ def refused(request: Request, error: Exception) -> Response:
     headers = {**_AGAIN.get(status, {}), **(getattr(error, "headers", None) or {})}
     if isinstance(error, NoAnswerError):
         headers[REQUEST_ID] = error.served.episode_id
+        if "retry-after" in headers and error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if status == 405:
         wanted = f"expected {headers['Allow']}, found {request.method}"
         body["error"]["message"] = f"{request.url.path[:_LONGEST_PATH]}: {wanted}"

@@ -27,9 +27,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
 from controller.answers import AnswerKind, answer_kind, read_answer
-from controller.backends.base import PromptState
+from controller.backends.base import TOO_LONG, PromptState
 from controller.backends.identity import text_digest
-from controller.backends.openai.resilience import FILTERED, REJECTED, TOO_LONG
+from controller.backends.openai.resilience import FILTERED, REJECTED
 from controller.backends.recorded import ReplayBackend
 from controller.core import Episode
 from controller.errors import BackendError, ConfigError

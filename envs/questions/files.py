@@ -15,10 +15,13 @@ from controller.bundled import bundled
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
 from envs.records import read_records
-from envs.traces.format import TraceSet
+from envs.traces.format import SPLITS, TraceSet
+from envs.traces.logs import COLUMNS, read_cell
 
-SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)
+_READ_AS = {name: name for name in ("question", "question_id", "dataset", "level", "split")}
+_READ_AS |= {"reference": "answer"}
+"""Columns of a file of questions, and those of an import that they are read like."""
 
 
 def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
@@ -48,21 +51,23 @@ def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Questi
     """
     splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
     for number, record in enumerate(read_records(path), start=1):
-        row = record.row
+        row = {
+            name: read_cell(record, name, record.row[name], like)
+            for name, like in _READ_AS.items()
+            if record.row.get(name) not in (None, "") and record.row[name] == record.row[name]
+        }
         for column in ("question", "reference"):
-            if not isinstance(row.get(column), str) or not row[column].strip():
-                raise record.error(column, "text", row.get(column))
-        split = row.get("split") or split_of(row["question"])
-        if split not in splits:
-            raise record.error("split", f"one of {list(SPLITS)}", split)
-        splits[split].append(
+            if not row.get(column, "").strip():
+                found = record.row.get(column, f"columns {[*record.row]}")
+                raise record.error(column, COLUMNS[_READ_AS[column]].expected, found)
+        splits[row.get("split") or split_of(row["question"])].append(
             Question(
-                question_id=str(row.get("question_id") or f"{path.stem}/{number:06d}"),
+                question_id=row.get("question_id") or f"{path.stem}/{number:06d}",
                 text=row["question"],
                 dataset=row.get("dataset") or path.stem,
                 reference=row["reference"],
                 level=row.get("level"),
-                answers=_kind(row.get("answers") or answers, f"{path}, {record.place}").name,
+                answers=_kind(record.row.get("answers") or answers, f"{path}, {record.place}").name,
             )
         )
     return splits

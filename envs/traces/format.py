@@ -32,6 +32,7 @@ from controller.process.types import AdapterSpec, ModelSpec, Rates
 TRACE_VERSION = 1
 
 MANIFEST = "trace.json"
+SPLITS = ("train", "validation", "test")
 
 ROW_GROUP = 65_536
 """Rows that are in memory at a time: of a merged table's row groups, and when scanning."""

@@ -17,9 +17,8 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, right_answers
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.actions import ACTIONS, REVISING
 from controller.process.types import CUT
-from envs.questions.files import SPLITS
 from envs.records import Record, Row, read_records
-from envs.traces.format import ARM, VARIANT
+from envs.traces.format import ARM, SPLITS, VARIANT
 
 TRUTHS = dict.fromkeys(
     ("1", "1.0", "true", "yes", "c", "pass", "passed", "correct", "right"), True
@@ -451,6 +450,16 @@ COLUMNS: Mapping[str, Column] = {
 }
 """Columns of an attempt that is imported."""
 
+
+def read_cell(record: Record, name: str, value: Any, like: str = "") -> Any:
+    """What a column says, read as the one of `COLUMNS` that it is `like`; TraceFormatError else."""
+    column = COLUMNS[like or name]
+    try:
+        return column.read(value)
+    except (TypeError, ValueError, OverflowError):
+        raise record.error(name, column.expected, value) from None
+
+
 NEEDED = ("question", "model")
 
 _MAY_BE_EMPTY = ("text", "answer")
@@ -470,16 +479,14 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
     if constants:
         row = {**constants, **{name: value for name, value in row.items() if value is not None}}
     for name, value in row.items():
-        column = COLUMNS.get(name)
         # NaN stands for nothing, but is no verdict.
         is_told = value is not None and (value == value or name == "correct")
-        if column is None:
+        if name not in COLUMNS:
             unknown.append(name)
         elif is_told and (value != "" or name in _MAY_BE_EMPTY):
             try:
-                kept[name] = column.read(value)
-            except (TypeError, ValueError, OverflowError):
-                error = record.error(name, column.expected, value)
+                kept[name] = read_cell(record, name, value)
+            except TraceFormatError as error:
                 if name in record.row and name not in (*NEEDED, "correct"):
                     error = TraceFormatError(f"{error}; --map {name}={NONE} leaves it out")
                 raise error from None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
@@ -92,6 +91,7 @@ def answer(
     from controller.process.types import Question
     from training.learn.threads import limit_threads
     from training.report.show import new_questions, outcome_json, print_outcome
+    from training.report.view import plain_console
 
     asked = [
         Question(question_id=f"asked/{i}", text=text) for i, text in enumerate(questions or [])
@@ -105,7 +105,7 @@ def answer(
     loaded = Controller.load(
         checkpoint, models=config.models.all, mean_cost=config.mean_cost, accuracy=config.accuracy
     )
-    console = Console()
+    console = plain_console()
     with loaded:
         limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
         for question in asked:
@@ -196,7 +196,7 @@ _INTERRUPTED = 130
 
 
 def main(program: Callable[[], object] = app) -> None:
-    """Run a command line; errors that allot raises become one line and exit code 2.
+    """Run a command line; errors that allot or the system raises become one line and exit code 2.
 
     Packages that are missing do, too: those of the extra `train`, which commands import late.
     """
@@ -206,7 +206,7 @@ def main(program: Callable[[], object] = app) -> None:
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         program()
-    except AllotError as error:
+    except (AllotError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from controller.backends.places import ModelPlace, read_menu
@@ -21,14 +20,14 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from training.cli.flags import Json, RayOptions, Traces, argument, flag, numbers, pairs, with_flags
 from training.record.settings import Amount, Decoding, RecordConfig
-from training.report.view import progress_bar, shown
+from training.report.view import plain_console, progress_bar, shown
 
 if TYPE_CHECKING:
     from controller.answers import AnswerKind
     from training.record.cluster import Cluster
     from training.record.sources import Models
 
-console = Console()
+console = plain_console()
 _MUCH_CUT = 0.2
 _SHOWN = 60
 
@@ -130,7 +129,7 @@ def record(options: RecordOptions) -> None:
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
     view = RecordingView()
-    with shown(Console(stderr=True), lambda: str(view)) as view.changed:
+    with shown(plain_console(stderr=True), lambda: str(view)) as view.changed:
         record_models(
             asked, source, o.out, config, cluster, notes, lambda r: view.begin(*r.counts())
         )
@@ -522,5 +521,5 @@ def _print(rows: list[dict[str, Any]]) -> None:
         text = " ".join(row["text"].split())[-_SHOWN:]
         cells = [text, row["answer"] or "", row["how"] or "not read"]
         table.add_row(*cells, ("yes" if row["right"] else "no") if "right" in row else "")
-    console.print(table, markup=False)
+    console.print(table)
     print(f"read {sum(row['answer'] is not None for row in rows)} of {len(rows)}")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from rich.console import Console
 
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
@@ -31,13 +30,14 @@ from training.cli.flags import (
     with_flags,
 )
 from training.learn.settings import ALIASES, SETTINGS, WandbMode, learnt_from, resolve
+from training.report.view import plain_console
 
 if TYPE_CHECKING:
     from controller.checkpoint import AnyCheckpoint
     from envs.granularity import AnyTraces
     from training.compare.evaluation import Evaluation
 
-console = Console()
+console = plain_console()
 
 
 def _metavar(kind: Any) -> str:
@@ -103,7 +103,7 @@ def train(
 
     from training.learn.runs import train_all
 
-    return train_all(settings, Console())  # for callers from Python
+    return train_all(settings, plain_console())  # for callers from Python
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.types import Attempt, Question
 from envs.questions.files import noted_kinds, stored_questions
-from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_table
+from envs.traces.format import MANIFEST, QUESTION_SCHEMA, read_manifest, write_table
 from training.record.parts import Parts
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
@@ -241,7 +241,7 @@ def _begun(parts: Parts) -> dict[str, Any] | None:
         return json.loads((parts.work / _PLAN).read_text())["manifest"]
     if not (parts.out / MANIFEST).exists():
         return None
-    manifest = json.loads((parts.out / MANIFEST).read_text())
+    manifest = read_manifest(parts.out, "a trace set")
     if "recorded" not in manifest:
         raise ConfigError(
             f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "

@@ -106,10 +106,10 @@ def _share(counts: pd.Series, totals: pd.Series) -> float | None:
 
 def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     """What was recorded, a row per model."""
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     names = ("model", "attempts", "read", "cut", "failed", "right", "majority", "tokens")
     for name in (*names, "thinking", "tokens/s", "cached"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for model, found in summary.items():
         shares = (found[name] for name in ("read", "cut", "failed", "right", "majority"))
         table.add_row(

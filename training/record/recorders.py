@@ -17,10 +17,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from controller.backends.base import Backend, Request, run_now
+from controller.backends.base import TOO_LONG, Backend, Request, run_now
 from controller.backends.openai.backend import ATTEMPT_DEADLINE
-from controller.backends.openai.resilience import REJECTED, TOO_LONG
+from controller.backends.openai.resilience import (
+    FILTERED,
+    LIMITED,
+    NO_KEY,
+    PERMANENT,
+    REJECTED,
+    UNREADABLE,
+)
 from controller.errors import BackendError
+from controller.loading import KEY_VARIABLE
 from controller.process.actions import ActionKind
 from controller.process.types import Attempt, ModelSpec, Question
 from envs.questions.grader import Grader
@@ -33,11 +41,14 @@ from training.record.settings import RecordConfig
 Result = TypeVar("Result")
 
 FACTS = frozenset(
-    {REJECTED, TOO_LONG, "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE}
+    {
+        *(REJECTED, TOO_LONG, FILTERED, UNREADABLE, ATTEMPT_DEADLINE),
+        *("null_content", "empty_choices", "too_large"),
+    }
 )
 """Failures that say something about a question and a model, and are recorded as such."""
 
-HOPELESS = frozenset({"unauthorized", "no_credit", "no_such_model"})
+HOPELESS = PERMANENT - FACTS
 """Failures that waiting does not help against."""
 
 PATIENCE_S = 600.0
@@ -269,27 +280,31 @@ class ServerQueue:
         while True:
             (attempt,) = await backend.attempts([request])
             attempt = replace(attempt, rung=model.spec.rung)
-            if attempt.error is None or attempt.error in FACTS:
+            if attempt.error is None or attempt.error.partition(":")[0] in FACTS:
                 self._answered_at, self._complained = now(), False
                 return attempt
             tries += 1
             failed_at = failed_at or now()
-            if self._answered_at > failed_at and tries >= _TRIES:
-                self._to_blame.add(request.question.question_id)
-            if tries >= _TRIES and request.question.question_id in self._to_blame:
-                return attempt
+            if tries >= _TRIES and attempt.error != LIMITED:
+                if self._answered_at > failed_at:
+                    self._to_blame.add(request.question.question_id)
+                if request.question.question_id in self._to_blame:
+                    return attempt
             waited_s = now() - max(failed_at, self._answered_at)
+            asks_s = attempt.retry_after_s or 0.0
             expected = f"{model.spec.name}: expected its server to answer, found {attempt.error!r}"
-            if attempt.error in HOPELESS or waited_s > PATIENCE_S:
-                raise BackendError(
-                    f"{expected} for {waited_s / 60:.0f} minutes; run the same command again to go "
-                    "on"
-                )
-            if waited_s > _QUIET_S and not self._complained:
+            expected += f", which asks for a pause of {asks_s:.0f} s" if asks_s else ""
+            if attempt.error in HOPELESS or max(waited_s, asks_s) > PATIENCE_S:
+                waited = f" for {waited_s / 60:.0f} minutes" if waited_s > PATIENCE_S else ""
+                key = KEY_VARIABLE.format(rung=model.spec.rung)
+                hint = f"; its key is {key}" if attempt.error == NO_KEY else ""
+                raise BackendError(f"{expected}{waited}{hint}; run the same command again to go on")
+            if max(waited_s, asks_s) > _QUIET_S and not self._complained:
                 self._complained = True
                 minutes = f"{PATIENCE_S / 60:.0f} minutes"
                 warnings.warn(f"{expected}, asking again for up to {minutes}", stacklevel=2)
-            await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), _LONGEST_PAUSE_S))
+            pause_s = min(FIRST_PAUSE_S * 2 ** (tries - 1), _LONGEST_PAUSE_S)
+            await asyncio.sleep(max(pause_s, asks_s))
 
 
 def _next_turn(fresh: deque[_Turn], begun: list[_Turn]) -> _Turn | None:

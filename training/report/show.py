@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from controller.answers import UNSTATED, answer_kind, is_right
 from controller.process.cost import TOKENS, Currency
 from controller.process.types import Question
+from training.report.view import plain_console
 
 if TYPE_CHECKING:
     from controller.loop import Outcome
@@ -38,7 +40,7 @@ def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def print_shadow(console: Console, found: Shadow) -> None:
@@ -115,7 +117,7 @@ def print_outcome(
     console: Console, question: Question, outcome: Outcome, currency: Currency = TOKENS
 ) -> None:
     """One line per decision, then what came out, what it cost, and whether it is right if known."""
-    console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
+    console.print("", question.text.strip(), sep="\n", style="bold", highlight=False)
     names = [name for name in _SHOWN if name in outcome.decisions[0].observation]
     shown = [_SHOWN[name] for name in names]
     table = Table("action", "brought", "probabilities", "leader", *shown, "value", "cost", box=None)
@@ -132,17 +134,16 @@ def print_outcome(
         )
     console.print(table)
     verdict, answer = "", outcome.answer
+    tried = any(decision.brought for decision in outcome.decisions)
     if question.reference is not None:
         right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     spent = f"{TOKENS.text(outcome.cost)} {TOKENS.name}"
     if currency != TOKENS:
         spent += f", that is {currency.text(outcome.cost)},"
-    console.print(
-        f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, cost "
-        f"{spent} x price {outcome.price:.1e} = {outcome.cost * outcome.price:.3f}",
-        highlight=False,
-    )
+    paid = f"cost {spent} x price {outcome.price:.1e} = {outcome.cost * outcome.price:.3f}"
+    told = (answer or ("none: no attempt has one" if tried else "none: gave up"), "bold")
+    console.print(Text.assemble("answer ", told, f"{verdict}, {paid}"))
 
 
 def outcome_json(question: Question, outcome: Outcome) -> dict[str, Any]:

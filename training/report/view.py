@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +18,9 @@ View = Callable[[int, Mapping[str, float]], None]
 ACTION = "actions/"
 """Prefix of the metrics that hold the share of each action."""
 
+plain_console = partial(Console, markup=False, emoji=False)
+"""A console on which texts stand as they are: an answer [x, y] is no style there."""
+
 _QUIET_S = 60.0
 """Longest time between two plain lines."""
 
@@ -24,7 +28,7 @@ _QUIET_S = 60.0
 @contextmanager
 def progress_bar(description: str, total: float) -> Iterator[Callable[..., None]]:
     """Shows how much is done; call what is yielded with that and, if it changes, a description."""
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=plain_console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda completed, text=description: progress.update(
             task, completed=completed, description=text
@@ -47,7 +51,7 @@ def shown(console: Console, line: Callable[[], str]) -> Iterator[Callable[[bool]
         nonlocal printed
         if matters or time.monotonic() - printed >= _QUIET_S:
             printed = time.monotonic()
-            console.print(line(), highlight=False, markup=False, soft_wrap=True)
+            console.print(line(), highlight=False, soft_wrap=True)
 
     yield changed
 

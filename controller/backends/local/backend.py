@@ -27,7 +27,15 @@ from typing import Any
 import torch
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
-from controller.backends.base import TEMPERATURE, Backend, Pairs, PromptState, Request, Verdict
+from controller.backends.base import (
+    TEMPERATURE,
+    TOO_LONG,
+    Backend,
+    Pairs,
+    PromptState,
+    Request,
+    Verdict,
+)
 from controller.backends.identity import blank_attempt, stream_name
 from controller.backends.ladder import Ladder
 from controller.backends.local.adapters import score_attempts
@@ -276,14 +284,11 @@ class LocalBackend(Backend):
             except BackendError as error:
                 generation.error = str(error)
                 continue
-            generation.prompt_tokens = len(prompt.tokens)
             room = self.local.context_tokens - len(prompt.tokens)
             if room < 1:
-                generation.error = (
-                    f"prompt of {len(prompt.tokens)} tokens: expected fewer than the context's "
-                    f"{self.local.context_tokens}"
-                )
+                generation.error = TOO_LONG
                 continue
+            generation.prompt_tokens = len(prompt.tokens)
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
             temperature = request.question.fields.get("temperature")
             jobs.append(

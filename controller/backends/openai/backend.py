@@ -280,7 +280,8 @@ class OpenAIBackend(Backend):
                 break
             await asyncio.sleep(pause)
             retry += 1
-        return self._failed(request, failure.kind, wasted, time.monotonic() - started)
+        failed = self._failed(request, failure.kind, wasted, time.monotonic() - started)
+        return replace(failed, retry_after_s=failure.retry_after_s)
 
     async def _try(self, requests: Sequence[Request]) -> Answered:
         if not self.breaker.admit():

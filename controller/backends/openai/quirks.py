@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from controller.backends.base import HINTS
+from controller.backends.base import HINTS, TOO_LONG
 from controller.backends.openai.resilience import (
     REJECTED,
-    TOO_LONG,
     UNCLEAR,
     UNREADABLE,
     WORDS,

@@ -17,6 +17,7 @@ import aiohttp
 import httpx2
 import openai
 
+from controller.backends.base import TOO_LONG
 from controller.errors import BackendError
 from controller.process.cost import Usage
 
@@ -33,21 +34,21 @@ _EPOCH, _EPOCH_MS = 1e9, 1e11
 """Numbers from here on are points of time."""
 _LATER = (408, 409, 424, 425, 498, 499)
 """Statuses below 500 of servers that may answer later: 424 is TGI's, 498 Groq's, 499 Gemini's."""
-REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
+REJECTED, FILTERED = "rejected", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
 UNREADABLE = "unreadable"
 """Of one that cannot read what its model wrote, and so returns none of it."""
 LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
-_NO_KEY, NO_MODEL, _MOVED = "unauthorized", "no_such_model", "redirected"
+NO_KEY, NO_MODEL, _MOVED = "unauthorized", "no_such_model", "redirected"
 _STATUSES = {
-    401: _NO_KEY,
+    401: NO_KEY,
     402: _NO_CREDIT,
-    403: _NO_KEY,
+    403: NO_KEY,
     404: NO_MODEL,
     410: NO_MODEL,
     413: TOO_LONG,
 }
-_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, LIMITED: 429, NO_MODEL: 404}
+_MEANT = {_NO_CREDIT: 402, NO_KEY: 401, LIMITED: 429, NO_MODEL: 404}
 """Kinds of errors that everybody would meet, and their statuses where a server tells none."""
 _TYPES = {
     429: "rate_?limit",
@@ -79,7 +80,7 @@ WORDS = {
         r"|data_?inspection|inappropriate content|ResponsibleAI|violates.{0,20}(guideline|polic)"
         r"|sensitive.{0,3}(content|information|words)|敏感内容",
         _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing",
-        _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
+        NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
         r"|(invalid|incorrect|expired).{0,9}API.?key|location is not supported"
         r"|organization has been (disabled|restricted)",
         LIMITED: r"rate.?(limit|exceeded)|throttling",
@@ -105,7 +106,7 @@ _ECHO = re.compile(
     re.DOTALL,
 )
 """What a server repeats of a prompt or an answer, and where its words go on."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, NO_MODEL, _NO_CREDIT, _MOVED})
+PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, NO_KEY, NO_MODEL, _NO_CREDIT, _MOVED})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -236,7 +237,7 @@ def _failure(status: int, said: str, pause: float | None, wasted: Usage | None) 
     if kind == LIMITED:
         told = pause or (None if echoed else _pause_told(said))
         return UpstreamError(kind, blames_server=not echoed, retry_after_s=told, wasted=wasted)
-    blamed = kind == _NO_KEY or (kind in _MEANT and not echoed)
+    blamed = kind == NO_KEY or (kind in _MEANT and not echoed)
     return UpstreamError(kind or REJECTED, retryable=False, blames_server=blamed, wasted=wasted)
 
 

@@ -588,11 +588,15 @@ def test_an_answer_and_a_failure_have_the_id_of_the_log(service, small, large):
     raw = service.openai.chat.completions.with_raw_response.create(model="allot", messages=ASK)
     assert raw.headers["x-request-id"] == raw.parse().id == service.served[-1].episode_id
 
-    script((small, large), replying(429, headers={"retry-after": "60"}))
+    small.script(replying(429, headers={"retry-after": "60"}))
+    large.script(replying(429, headers={"retry-after-ms": "89500"}))
     with pytest.raises(openai.RateLimitError) as busy:
         service.chat()
     assert busy.value.request_id == service.served[-1].episode_id
-    assert busy.value.response.headers["retry-after"]
+    assert busy.value.response.headers["retry-after"] == "60"
+
+    script((small, large), replying(503, headers={"retry-after": "80.5"}))
+    assert service.ask().headers["retry-after"] == "81"
 
     script((small, large), replying(401))
     asked = {"model": "allot", "messages": ASK, "stream": True}

@@ -89,6 +89,14 @@ def test_idle_tokens_are_charged_apart_and_once():
         assert "allot_tokens_total{" not in text
 
 
+def test_what_is_too_long_for_every_local_model_is_the_clients_and_costs_nothing():
+    with local() as running:
+        refused = ask(running, CONTEXT * 50, rule="adaptive-cascade")
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
+        assert "allot_tokens_total{" not in running.http.get("/metrics").text
+
+
 @pytest.mark.parametrize("context", [CONTEXT + "Pears, too.", None])
 def test_a_changed_context_is_refused(context):
     with local() as running:

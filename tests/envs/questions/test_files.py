@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from controller.errors import TraceFormatError
-from envs.questions.files import SPLITS, read_questions, split_of
+from envs.questions.files import read_questions, split_of
+from envs.traces.format import SPLITS
 
 ROWS = [
     {"question": "1 + 1 =", "reference": "2", "split": "test", "level": 1},
@@ -46,7 +47,9 @@ def test_every_format_gives_the_same_questions(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "?"}, "line 1, column reference: expected text, found None"),
+        ({"question": "?", "answer": 1}, r"reference: expected text .*columns \['question', 'ans"),
+        ({"question": "?", "reference": ["1", "2"]}, "reference: expected text or a number, fo"),
+        ({"question": "?", "reference": "1", "level": "hard"}, "level: expected a whole number"),
         ({"question": " ", "reference": "1"}, "line 1, column question: expected text"),
         ({"question": "?", "reference": "1", "split": "dev"}, "column split: expected one of"),
         (
@@ -58,6 +61,15 @@ def test_every_format_gives_the_same_questions(tmp_path, suffix):
 def test_a_row_that_is_none_is_named(tmp_path, row, message):
     with pytest.raises(TraceFormatError, match=message):
         read_questions(write(tmp_path / "mine.jsonl", [row]))
+
+
+@pytest.mark.parametrize("level", ["2", "Level 2", 2.0])
+def test_cells_are_read_as_those_of_an_import(tmp_path, level):
+    chat = [{"role": "user", "content": "1 + 1 = \ud83d"}]
+    row = {"question": chat, "reference": 2, "question_id": 0, "level": level, "split": "test"}
+    (question,) = read_questions(write(tmp_path / "mine.jsonl", [row]))["test"]
+    assert (question.text, question.reference, question.level) == ("1 + 1 = \ufffd", "2", 2)
+    assert (question.question_id, question.dataset) == ("0", "mine")
 
 
 def test_splits_follow_the_wording_not_its_case_or_spaces():

@@ -26,3 +26,13 @@ def test_errors_are_one_line(tmp_path, command, advice):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert advice in done.stderr
+
+
+@pytest.mark.parametrize(("name", "said"), [("trace.json", "expected JSON"), ("", "File exists")])
+def test_another_file_in_the_way_of_a_recording_is_one_line(tmp_path, name, said):
+    (tmp_path / (name or "file")).write_text("no set")
+    done = allot("record", "--out", tmp_path / ("" if name else "file"), check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,10 +1,13 @@
 """What is said of a recording."""
 
+import io
+
 import pyarrow as pa
 
 from controller.process.types import CUT
 from envs.traces.format import ATTEMPT_SCHEMA, write_table
-from training.record.progress import RecordingView, summary
+from training.record.progress import RecordingView, summary, summary_table
+from training.report.view import plain_console
 
 
 def row(question, answer, correct=False, **more):
@@ -51,3 +54,13 @@ def test_a_line_tells_how_far_a_recording_is():
     see({"attempts": [row("q", "1"), row("q", None), row("q", "1", parent_id="sample:0")]})
     assert str(view).startswith("recording: 5 of 10 attempts (50%)")
     assert "50% read, 0% cut" in str(view), "revisions aside"
+
+
+def test_the_table_fits_80_columns_and_leaves_no_name_out():
+    names = ("attempts", "read", "cut", "failed", "right", "majority", "tokens", "tokens_per_s")
+    told = dict.fromkeys((*names, "thinking", "cached"), 0.5) | {"attempts": 20}
+    said = io.StringIO()
+    plain_console(file=said, width=80).print(summary_table({"a-long-name-1": told, "b": told}))
+    assert said.getvalue().startswith("model ")
+    assert "majority" in said.getvalue()
+    assert "\u2026" not in said.getvalue()

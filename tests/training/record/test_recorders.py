@@ -218,19 +218,65 @@ def test_what_waiting_does_not_help_against_stops_and_a_refusal_is_a_fact(tmp_pa
         else:
             await stream(exchange, "Answer: 1", pause_s=0.02)
 
-    with Upstream(refuse).running() as upstream:
-        refused = record(upstream, tmp_path / "refused")
-    assert set(refused.attempts["error"].to_pylist()) == {"context_length_exceeded"}
+    async def minds(exchange):
+        await exchange.reply({"error": {"message": "bad", "param": "messages"}}, status=400)
+
+    async def filters(exchange):
+        await exchange.reply({"error": {"code": "content_filter"}}, status=400)
+
+    async def moved(exchange):
+        await exchange.reply({}, status=308)
+
+    facts = {"context_length_exceeded": refuse, "rejected:messages": minds}
+    for error, behaviour in (facts | {"content_filter": filters}).items():
+        with Upstream(behaviour).running() as upstream:
+            refused = record(upstream, tmp_path / error)
+            assert upstream.calls == 54
+        assert set(refused.attempts["error"].to_pylist()) == {error}
     with Upstream(fails_once).running() as upstream:
         poisoned = record(upstream, tmp_path / "poisoned", concurrency=2)
     assert Counter(poisoned.attempts["error"].to_pylist()) == {None: 48, "server_error": 6}
     monkeypatch.setattr("training.record.recorders.PATIENCE_S", 0.1)
-    for name, behaviour in (("down", down), ("locked", locked)):
+    stopped = {"'server_error' for": down, "its key is ALLOT_UPSTREAM_KEY_0": locked}
+    for said, behaviour in (stopped | {"'redirected'; run": moved}).items():
         with (
             Upstream(behaviour).running() as upstream,
-            pytest.raises(BackendError, match="run the same command again"),
+            pytest.raises(BackendError, match=said) as told,
         ):
-            record(upstream, tmp_path / name)
+            record(upstream, tmp_path / said)
+        assert "run the same command again" in str(told.value)
+
+
+def test_a_limit_says_nothing_of_a_question_and_pauses_are_as_long_as_servers_ask(tmp_path):
+    asked = {}
+
+    def limited(times, pause):
+        async def behaviour(exchange):
+            first = exchange.body["messages"][0]["content"].startswith("3")
+            made = asked.setdefault(exchange.body["seed"], [])
+            made.append(time.monotonic())
+            if first and len(made) <= times:
+                await exchange.reply({}, status=429, headers=pause)
+            else:
+                await stream(exchange, "Answer: 1")
+
+        return behaviour
+
+    with Upstream(limited(6, {})).running() as upstream:
+        traces = record(upstream, tmp_path / "often")
+    assert traces.attempts["error"].null_count == len(traces.attempts)
+    asked.clear()
+    with Upstream(limited(1, {"retry-after": "0.3"})).running() as upstream:
+        record(upstream, tmp_path / "told")
+    pauses = [again - at for at, *rest in asked.values() for again in rest]
+    assert len(pauses) == 6
+    assert min(pauses) >= 0.3
+    asked.clear()
+    with (
+        Upstream(limited(1, {"retry-after": "3600"})).running() as upstream,
+        pytest.raises(BackendError, match="asks for a pause of 3600 s; run the same"),
+    ):
+        record(upstream, tmp_path / "long")
 
 
 def test_models_in_this_process_and_behind_a_server_are_recorded_together(validation, tmp_path):
