@@ -198,7 +198,8 @@ _INTERRUPTED = 130
 def main(program: Callable[[], object] = app) -> None:
     """Run a command line; errors that allot raises become one line and exit code 2.
 
-    Packages that are missing do, too: those of the extra `train`, which commands import late.
+    So do files that cannot be read or written, and packages that are missing: those of the extra
+    `train`, which commands import late.
     """
     if sys.argv[1:2] == ["serve"]:
         # A reload that is asked for meanwhile waits until there is something to reload.
@@ -208,6 +209,12 @@ def main(program: Callable[[], object] = app) -> None:
         program()
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(
+            f"error: expected files and directories that can be read and written, found {error}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except ModuleNotFoundError as error:
         print(

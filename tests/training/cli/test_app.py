@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from training.cli.app import main
+
 ROOT = Path(__file__).parent.parent.parent.parent
 
 
@@ -26,3 +28,12 @@ def test_errors_are_one_line(tmp_path, command, advice):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert advice in done.stderr
+
+
+def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main((tmp_path / "file" / "run").mkdir)
+    told = capsys.readouterr().err
+    assert told.startswith("error: expected files and directories that can be ")
+    assert told.endswith(f"Not a directory: '{tmp_path / 'file' / 'run'}'\n")
