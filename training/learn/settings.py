@@ -15,7 +15,7 @@ import yaml
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
 from controller.files import write_text
-from training.cli.flags import RayOptions, settings_of
+from training.cli.flags import RayOptions, once, settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -211,4 +211,4 @@ def _parts(text: str, kind: Any, place: str) -> Any:
     pairs = [part.rpartition("=") for part in parts]
     if not all(name for name, _, _ in pairs):
         raise ConfigError(f"{place}: expected MODEL=NUMBER, found {text!r}")
-    return {name: number for name, _, number in pairs}
+    return once(place, [(name, number) for name, _, number in pairs])

@@ -70,6 +70,15 @@ def test_environment_variables_stand_in_paths(monkeypatch):
         ("gae_lambda: 2", r"gae_lambda: expected at least 0 and at most 1, found 2"),
         ("learning_rate: .nan", r"learning_rate: expected more than 0, found nan"),
         ("token_costs: {big: -1}", r"token_costs: expected more than 0, found big=-1"),
+        ("token_costs: big=2,big=3", r"token_costs: expected big once, found 2 and 3"),
+        (
+            "prices: [1.0e-300, 1]",
+            r"prices: expected at least 1e-12 and at most 1e\+12, found 1e-300",
+        ),
+        (
+            "seed: 99999999999999999999",
+            r"seed: expected at least 0 and at most 9\.22337e\+18, found",
+        ),
         ("steps: 1\ntotal_steps: 2", r"expected total_steps once, found it twice"),
         ("[1, 2]", r"expected names and values"),
         ("clip: [", r"expected YAML, found"),
