@@ -136,6 +136,16 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
             assert lead.lead == pytest.approx(row.utility - other.utility)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"unit": "dollars"}, {"max_samples": 4}, {"own_actions": ("a",)}]
+)
+def test_settings_of_whole_attempts_are_refused(trees, wrong):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(wrong))}: expected .* inside attempts, found"
+    ):
+        prepare(trees, replace(CONFIG, **wrong))
+
+
 def test_settings_that_nobody_gives_suit_what_the_traces_are_of(trees, traces, tmp_path):
     inside = resolve({"out": "x", "traces": str(trees.path)})
     whole = resolve({"out": "x", "traces": str(traces.path)})
