@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.cli.app import main
+from controller.errors import ConfigError
+from training.cli.app import AnswerConfig, main
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -28,6 +29,24 @@ def test_errors_are_one_line(tmp_path, command, advice):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert advice in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (
+            {"price": 1e-4, "mean_cost": 300.0},
+            "price, worth, accuracy, mean_cost: expected at most",
+        ),
+        ({"worth": 3.0, "accuracy": 0.5}, "price, worth, accuracy, mean_cost: expected at most"),
+        ({"segments": True, "controller": ROOT}, "controller, segment_price: expected neither"),
+        ({"segments": True, "segment_price": 1e-3}, "controller, segment_price: expected neither"),
+        ({"segment_controller": ROOT}, "segment_controller: expected --segments or"),
+    ],
+)
+def test_what_an_answer_would_ignore_is_refused(given, found):
+    with pytest.raises(ConfigError, match=found):
+        AnswerConfig(**given)
 
 
 def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, capsys):
