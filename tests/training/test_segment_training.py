@@ -128,6 +128,9 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
     checkpoint, _ = run
     test = read_trees(trees, ["test"])
     greedy = play_greedy(trees, test.questions, checkpoint.config.cost)
+    elsewhere = replace(trees, manifest=trees.manifest | {"models": {"far": {}}})
+    with pytest.raises(ConfigError, match=r"greedy: expected traces of local models.*\['far'\]"):
+        play_greedy(elsewhere, test.questions, checkpoint.config.cost)
     comparison = compare([checkpoint], prepared.train, test.table, fixed=greedy, num_prices=3)
     results = summarise(comparison, test.questions)
     assert results.num_questions == results.num_distinct == len(test.questions)

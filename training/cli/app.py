@@ -151,10 +151,10 @@ def playground(
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
     """Make an API key: the key for its owner, the line for the service's file."""
-    from controller.server.keys import key_digest, new_key
+    from controller.server.keys import key_line, new_key
 
     made = new_key()
-    print(f"key   {made}\nline  {name} {key_digest(made)}")
+    print(f"key   {made}\nline  {key_line(name, made)}")
 
 
 def status(

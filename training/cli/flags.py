@@ -193,6 +193,6 @@ def once(option: str, entries: Sequence[tuple[str, T]]) -> dict[str, T]:
     """What is said by name; raises ConfigError on a name that stands for two things."""
     found = dict(entries)
     for name, value in entries:
-        if found[name] != value:
+        if str(found[name]) != str(value):
             raise ConfigError(f"{option}: expected {name} once, found {value} and {found[name]}")
     return found

@@ -113,6 +113,8 @@ def said_rates(said: Mapping[str, str], unit: str = "dollars") -> dict[str, Rate
     for model, text in said.items():
         try:
             prompt, written = map(float, text.split("/"))
+            if not (0 <= prompt < inf and 0 <= written < inf):
+                raise ValueError
         except ValueError:
             raise ConfigError(
                 f"{unit}: expected {model}=PROMPT/WRITTEN as in 0.15/0.6, found {text!r}"

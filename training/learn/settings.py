@@ -142,7 +142,9 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
 def learnt_from(controller: Path) -> Path | None:
     """The trace set that a run's settings name, else the one beside a checkpoint, as bundled."""
     if (path := controller / STORED).exists():
-        return Path(_load(path)["traces"])
+        if not isinstance(traces := _load(path).get("traces"), str):
+            raise ConfigError(f"{path}: expected `traces`, a directory, found {traces}")
+        return Path(traces)
     beside = controller.parent / "traces"
     return beside if (beside / "trace.json").exists() else None
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from controller.errors import ConfigError
-from training.cli.app import AnswerConfig, main
+from training.cli.app import AnswerConfig, key, main
+from training.cli.flags import RayOptions
+from training.cli.traces import RecordOptions
+from training.record.settings import Amount, Decoding
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -47,6 +50,23 @@ def test_errors_are_one_line(tmp_path, command, advice):
 def test_what_an_answer_would_ignore_is_refused(given, found):
     with pytest.raises(ConfigError, match=found):
         AnswerConfig(**given)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "ä" * 65])
+def test_a_key_is_for_a_name_that_the_file_can_hold(name):
+    with pytest.raises(ConfigError, match="name: expected up to 64 letters, digits"):
+        key(name)
+
+
+def test_a_price_that_no_controller_is_told_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="segment_price: expected the --segment-controller"):
+        RecordOptions(
+            out=tmp_path,
+            amount=Amount(),
+            decoding=Decoding(),
+            cluster=RayOptions(),
+            segment_price=0.1,
+        )
 
 
 def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, capsys):

@@ -9,7 +9,7 @@ from typer.main import get_command
 from controller.errors import ConfigError
 from training.cli.app import app
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.settings import SETTINGS, flat, resolve, store
+from training.learn.settings import SETTINGS, flat, learnt_from, resolve, store
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -110,6 +110,13 @@ def test_stored_settings_repeat_the_run(tmp_path):
     assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {"traces", *flat(config)}
 
 
+def test_a_run_that_does_not_say_what_it_learnt_from_is_an_error(tmp_path):
+    for text in ("seed: 1", "traces: 3"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"expected `traces`, a directory, found (None|3)"):
+            learnt_from(tmp_path)
+
+
 def test_a_run_does_not_go_on_with_other_settings(tmp_path):
     store(TrainConfig(), Path("traces"), tmp_path)
     store(TrainConfig(), Path("traces"), tmp_path)
@@ -155,4 +162,7 @@ def test_rates_are_of_the_unit_that_counts(unit):
         TrainConfig(**{unit: {"small": "1/2"}})
     with pytest.raises(ConfigError, match=f"{unit}: expected small=PROMPT/WRITTEN .*found '1'"):
         TrainConfig(unit=unit, **{unit: {"small": "1"}})
+    for text in ("-1/2", "1/nan", "inf/1"):
+        with pytest.raises(ConfigError, match=f"{unit}: expected small=PROMPT/WRITTEN .*'{text}'"):
+            TrainConfig(unit=unit, **{unit: {"small": text}})
     assert TrainConfig(unit=unit, **{unit: {"small": "1/2"}}).rates == {"small": (1.0, 2.0)}
