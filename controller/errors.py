@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf
+from numbers import Real
 from typing import Any
 
 
@@ -53,6 +54,8 @@ def check_range(
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not (above < number < inf and least <= number <= most):
-                finite = "a finite number " if abs(number) == inf else ""
+            is_number = isinstance(number, Real)
+            within = is_number and above < number < inf and least <= number <= most
+            if number is not None and not within:
+                finite = "a finite number " if not is_number or abs(number) == inf else ""
                 raise ConfigError(f"{name}: expected {finite}{wanted}, found {number}")

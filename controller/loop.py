@@ -193,7 +193,7 @@ class Controller:
         terms = terms.at(self.pricing.price_for(terms))
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
-        _check_text(question.text)
+        _check_text(getattr(question, "text", question))
         wanted = {"difficulty": self.checkpoint.difficulty, "number": number}
         wanted["answers"] = answer_kind(self.checkpoint.answers)
         return run_now(begin_episode(question, self.backend, self.config, terms, **wanted))
@@ -248,9 +248,9 @@ class Controller:
         )
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: Any) -> None:
     """Raise ConfigError for what no model could be asked."""
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"question: expected a text, found {text!r}")
     try:
         text.encode()

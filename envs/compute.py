@@ -259,7 +259,13 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Singles, np.int64]):
             print(line)
 
     def render(self) -> Any:
-        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
+        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already.
+
+        Raises:
+            IllegalActionError: no episode has begun.
+        """
+        if self._streams is None:
+            raise IllegalActionError("render: expected a reset first, found none")
         if self.render_mode == "rgb_array":
             return picture(self._frame)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

@@ -125,7 +125,7 @@ def stream_keys(seed: int | list[int] | None, num_envs: int) -> NDArray[np.uint6
     """
     seeds: list[Any] = [None] * num_envs if seed is None else seed  # type: ignore[assignment]
     if isinstance(seed, (int, np.integer)):
-        seeds = [int(seed) + i for i in range(num_envs)]
+        seeds = [(whole_seed(seed) or 0) + i for i in range(num_envs)]
     elif isinstance(seed, float):
         raise ConfigError(f"seed: expected a whole number or one each, found {seed!r}")
     if len(seeds) != num_envs:

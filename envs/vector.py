@@ -78,14 +78,15 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
     ) -> None:
-        self.num_envs = num_envs
+        self.num_envs, self.hide_signals = num_envs, hide_signals
         check_range(self, ("num_envs",), least=1)
+        check_range(self, ("hide_signals",), least=0, most=1)
         if max_episode_steps is not None and (max_episode_steps % 1 or max_episode_steps < 1):
             expected = "a whole number from 1, or None"
             raise ConfigError(f"max_episode_steps: expected {expected}, found {max_episode_steps}")
         self._agree(config, prices, round_prices, budgets, reward, illegal)
         replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
-        self.replay, self.hide_signals = replay, hide_signals
+        self.replay = replay
         self.actions, self.num_features = config.actions.names, replay.num_features
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}

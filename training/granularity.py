@@ -71,10 +71,18 @@ class Learning:
         return [rule for family in self.families(process).values() for rule in family]
 
 
+def _refuse(config: TrainConfig, names: Sequence[str], where: str) -> None:
+    """Raises ConfigError for settings that the other granularity alone follows."""
+    for name in names:
+        if (value := getattr(config, name)) != (default := getattr(TrainConfig(), name)):
+            raise ConfigError(f"{name}: expected {default or 'none'} {where}, found {value}")
+
+
 def _split_attempts(
     traces: TraceSet, config: TrainConfig
 ) -> tuple[TraceTable, TraceTable, TraceTable]:
     """The validation split is halved; its first half is learnt from as well, unless it chooses."""
+    _refuse(config, ("probes", "escalate"), "about whole attempts")
     config.check_models(traces.model_rows)
     ladder = [model.name for model in traces.models(config.ladder)]
     held = build_table(traces, ["validation"], ladder)
@@ -120,9 +128,15 @@ def _split_segments(
     traces: SegmentTraces, config: TrainConfig
 ) -> tuple[SegmentTable, SegmentTable, SegmentTable]:
     """Nothing is chosen by the validation split: one outcome a question is too noisy for that."""
-    for name in ("patience", "own_actions", "own_features"):
-        if value := getattr(config, name):
-            raise ConfigError(f"{name}: expected none inside attempts, found {value}")
+    of_attempts = (
+        "patience",
+        "own_actions",
+        "own_features",
+        "unit",
+        "sample_widths",
+        "max_samples",
+    )
+    _refuse(config, of_attempts, "inside attempts")
     config.check_models(traces.manifest["models"])
     train, held = (build_trees(traces, [s], config.ladder) for s in ("train", "validation"))
     return train, held, held

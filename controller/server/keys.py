@@ -27,6 +27,14 @@ def new_key() -> str:
     return f"allot-{secrets.token_urlsafe(32)}"
 
 
+def key_line(name: str, key: str) -> str:
+    """A caller's line of the file; raises ConfigError for a name that it cannot hold."""
+    line = f"{name} {key_digest(key)}"
+    if not _LINE.fullmatch(line):
+        raise ConfigError(f"name: expected up to 64 letters, digits, _.@ or -, found {name!r}")
+    return line
+
+
 class Keys:
     """Callers, by name, with the digest of their key; without any, anyone may ask."""
 

@@ -64,7 +64,7 @@ def priced_model(
     """
     known = [rates.get(model.name, (0.0, 0.0)) for model in models]
     for model, (prompt, written) in zip(models, known, strict=True):
-        if written <= 0 or prompt < 0:
+        if not (0 < written < math.inf and 0 <= prompt < math.inf):
             told = {"dollars": "dollars_per_million_tokens in trace.json, or cost_usd"}
             raise ConfigError(
                 f"{unit}: expected what a million prompt and written tokens of {model.name} "
@@ -141,6 +141,11 @@ def derive_config(
     )
     small = np.array([arm.tier is Tier.SMALL for arm in arms])
     most = min(max_samples, int(held[small].max()))
+    widths = tuple(w for w in sample_widths if w == 1 or w <= most)
+    if not widths:
+        raise ConfigError(
+            f"sample_widths: expected one that {most} attempts allow, found {sample_widths}"
+        )
     means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
     overhead = _revision_overhead(train, *revised)
     if named:
@@ -155,7 +160,7 @@ def derive_config(
         mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
         max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),
         cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
-        sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
+        sample_widths=widths,
         max_samples=most,
         max_revisions=MAX_REVISIONS if train.revisers else 0,
         max_escalations=min(MAX_ESCALATIONS, int(held[~small].max(initial=0))),

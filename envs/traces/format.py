@@ -245,9 +245,11 @@ class TraceSet:
         return {name: _fitted(products) for name, products in sums.items()}
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
-        """The models of a ladder, the small one first; raises ConfigError if the set lacks one."""
+        """The models of a ladder, the small one first; ConfigError if the set lacks one."""
         ladder = tuple(ladder) if ladder else self.default_ladder()
         held = self.model_rows
+        if len(set(ladder)) < len(ladder):
+            raise ConfigError(f"ladder: expected each model once, found {', '.join(ladder)}")
         for model in ladder:
             if model not in held:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")

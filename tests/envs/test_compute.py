@@ -291,6 +291,8 @@ def test_questions_must_be_recorded(validation):
 
 def test_picture_shows_more_after_a_step(validation, config):
     env = scalar(validation, config, render_mode="rgb_array")
+    with pytest.raises(IllegalActionError, match="render: expected a reset first"):
+        env.render()
     env.reset(seed=0)
     before = env.render()
     env.step(1)

@@ -318,6 +318,10 @@ def test_seeds_are_as_many_as_environments(many):
         many().reset(seed=[1, 2])
     with pytest.raises(ConfigError, match=r"seed: expected a whole number or one each, found 1\.5"):
         many().reset(seed=1.5)
+    with pytest.raises(
+        ConfigError, match="seed: expected a whole number of at least 0, found True"
+    ):
+        many().reset(seed=True)
     found = [many().reset(seed=seed)[0] for seed in (np.int64(3), 3)]
     np.testing.assert_array_equal(*found)
 
@@ -360,6 +364,12 @@ def test_a_pickled_vector_environment_goes_on_from_where_it_was(many):
         ):
             if isinstance(expected, np.ndarray):
                 np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_signals_are_hidden_in_a_share_of_episodes(many, share):
+    with pytest.raises(ConfigError, match="hide_signals: expected at least 0 and at most 1, found"):
+        many(hide_signals=share)
 
 
 def test_make_vec_takes_time_limit_and_mode():

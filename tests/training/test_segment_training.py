@@ -128,12 +128,25 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
     checkpoint, _ = run
     test = read_trees(trees, ["test"])
     greedy = play_greedy(trees, test.questions, checkpoint.config.cost)
+    elsewhere = replace(trees, manifest=trees.manifest | {"models": {"far": {}}})
+    with pytest.raises(ConfigError, match=r"greedy: expected traces of local models.*\['far'\]"):
+        play_greedy(elsewhere, test.questions, checkpoint.config.cost)
     comparison = compare([checkpoint], prepared.train, test.table, fixed=greedy, num_prices=3)
     results = summarise(comparison, test.questions)
     assert results.num_questions == results.num_distinct == len(test.questions)
     for name, leads in results.lead.items():
         for row, other, lead in zip(results.controller, results.policies[name], leads, strict=True):
             assert lead.lead == pytest.approx(row.utility - other.utility)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unit": "dollars"}, {"max_samples": 4}, {"own_actions": ("a",)}]
+)
+def test_settings_of_whole_attempts_are_refused(trees, wrong):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(wrong))}: expected .* inside attempts, found"
+    ):
+        prepare(trees, replace(CONFIG, **wrong))
 
 
 def test_settings_that_nobody_gives_suit_what_the_traces_are_of(trees, traces, tmp_path):

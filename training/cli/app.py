@@ -69,7 +69,15 @@ class AnswerConfig:
         return Terms(**named)
 
     def __post_init__(self) -> None:
-        _ = self.terms
+        replace(self.terms, mean_cost=self.mean_cost, accuracy=self.accuracy)  # or ConfigError
+        if self.segments and (self.controller or self.segment_price is not None):
+            raise ConfigError(
+                "controller, segment_price: expected neither with --segments, which decides by "
+                "--segment-controller, at --price"
+            )
+        unused = not self.segments and self.segment_price is None
+        if unused and self.segment_controller != bundled("segments/controller"):
+            raise ConfigError("segment_controller: expected --segments or --segment-price with it")
         if self.models.all and self.segments:
             raise ConfigError(
                 "small, large: expected neither with --segments, whose checkpoint says where its "
@@ -143,10 +151,10 @@ def playground(
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
     """Make an API key: the key for its owner, the line for the service's file."""
-    from controller.server.keys import key_digest, new_key
+    from controller.server.keys import key_line, new_key
 
     made = new_key()
-    print(f"key   {made}\nline  {name} {key_digest(made)}")
+    print(f"key   {made}\nline  {key_line(name, made)}")
 
 
 def status(

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -20,6 +20,8 @@ from controller.field_notes import field_notes
 
 if TYPE_CHECKING:
     from training.record.cluster import Cluster
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,29 +158,41 @@ class RayOptions:
         """The cluster, or None for this process."""
         from training.record.cluster import Cluster
 
+        given = {"workers": workers, "worker_gpus": gpus, "worker_cpus": self.worker_cpus - 1}
         if not self.ray:
+            for name in (name for name, value in given.items() if value):
+                raise ConfigError(f"{name}: expected --ray with it, whose workers it is about")
             return None
         return Cluster(address=self.ray, workers=workers, cpus=self.worker_cpus, gpus=gpus)
 
 
 def numbers(option: str, entries: Sequence[str]) -> dict[str, float]:
     """Numbers by name, from NAME=NUMBER each; raises ConfigError on something else."""
-    found = {}
+    found = []
     for entry in entries:
         name, _, number = entry.rpartition("=")
         try:
-            found[name] = float(number)
+            found.append((name, float(number)))
         except ValueError:
             raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
-    return found
+    return once(option, found)
 
 
 def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
     """Words by word, from WORD=WORD each; raises ConfigError on something else."""
-    found = {}
+    found = []
     for entry in entries:
         name, mark, word = entry.partition("=")
         if not (name and mark and word):
             raise ConfigError(f"{option}: expected NAME=VALUE, found {entry!r}")
-        found[name] = word
+        found.append((name, word))
+    return once(option, found)
+
+
+def once(option: str, entries: Sequence[tuple[str, T]]) -> dict[str, T]:
+    """What is said by name; raises ConfigError on a name that stands for two things."""
+    found = dict(entries)
+    for name, value in entries:
+        if str(found[name]) != str(value):
+            raise ConfigError(f"{option}: expected {name} once, found {value} and {found[name]}")
     return found

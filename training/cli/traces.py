@@ -90,6 +90,10 @@ class RecordOptions:
     worker_gpus: float = 0.0
     as_json: bool = flag(False, "--json")
 
+    def __post_init__(self) -> None:
+        if self.segment_controller is None and self.segment_price != RecordOptions.segment_price:
+            raise ConfigError("segment_price: expected the --segment-controller that is told it")
+
 
 @with_flags(RecordOptions)
 def record(options: RecordOptions) -> None:

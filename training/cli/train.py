@@ -143,6 +143,7 @@ class EvaluateOptions:
     wandb: WandbMode = "auto"
 
     def __post_init__(self) -> None:
+        check_range(self, ("num_prices", "repeats"), least=1)
         if self.datasets and self.out is None:
             raise ConfigError("out: expected a directory for figures of some datasets, found none")
 
@@ -190,7 +191,7 @@ def _only(datasets: Sequence[str], traces: AnyTraces) -> AnyTraces:
     for pattern in datasets:
         found = matching(names, pattern)
         if not found:
-            raise ConfigError(f"datasets: expected some of {', '.join(names)}, found {pattern!r}")
+            raise ConfigError(f"datasets: expected some of {names}, found {pattern!r}")
         wanted |= {*found}
     kept = [name in wanted for name in held]
     return replace(traces, questions=traces.questions.filter(kept))

@@ -162,11 +162,13 @@ def read_others(entries: Sequence[str]) -> dict[str, Other]:
     """Other controllers by name, from NAME=CONTROLLER[,...]@TRACES each.
 
     Raises:
-        ConfigError: an entry is of another form.
+        ConfigError: an entry is of another form, or its name is taken.
     """
-    others = {}
+    others: dict[str, Other] = {}
     for entry in entries:
         name, _, places = entry.partition("=")
+        if name == CONTROLLER or name in others:
+            raise ConfigError(f"beside: expected another name, found {name!r}, which is taken")
         controllers, _, traces = places.rpartition("@")
         if not (name and controllers and traces):
             raise ConfigError(f"beside: expected NAME=CONTROLLER[,...]@TRACES, found {entry!r}")

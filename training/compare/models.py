@@ -29,7 +29,8 @@ FEWEST = 5
 def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of shares, 0..1, by level, by task and overall, of each model of the default ladder.
 
-    Levels, tasks and both together with fewer than `FEWEST` questions are left out.
+    Levels, tasks and both together with fewer than `FEWEST` questions are left out, and where there
+    is one alone, as of questions of unknown level.
 
     pass@1, and where there are more than two attempts majority and pass@k. Where the traces hold
     revisions: how often a revision fixes a wrong attempt, against how often a fresh attempt at the
@@ -50,7 +51,8 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
         return {name: value, "questions": int(where.sum()), **shares}
 
     def rows(name: str, groups: Mapping[Any, Bools]) -> list[dict[str, Any]]:
-        return [row(name, v, where) for v, where in groups.items() if where.sum() >= FEWEST]
+        held = [row(name, v, where) for v, where in groups.items() if where.sum() >= FEWEST]
+        return held if len(groups) > 1 else []
 
     levels = {int(v): table.levels == v for v in np.unique(table.levels)}
     tasks = {str(v): datasets == v for v in np.unique(datasets)}

@@ -119,8 +119,12 @@ def play_greedy(
     """One attempt at each question by each model that the traces name, at temperature 0."""
     from controller.backends.local.backend import TransformersBackend, load_model
 
-    entries = list(traces.manifest["models"].values())
-    models = [load_model(traces.path / e["path"], rung) for rung, e in enumerate(entries)]
+    paths = {name: entry.get("path") for name, entry in traces.manifest["models"].items()}
+    if not all(paths.values()):
+        raise ConfigError(
+            f"greedy: expected traces of local models, found no place of any of {[*paths]}"
+        )
+    models = [load_model(traces.path / path, rung) for rung, path in enumerate(paths.values())]
     longest = int(traces.models()[0].max_new_tokens or 1)
     backend = TransformersBackend(models, temperature=0, max_new_tokens=longest)
     grader, played = KindGrader(), {}

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from controller.errors import ConfigError, check_range
+from controller.process.terms import LARGEST, SMALLEST
 from controller.process.types import Rates
 from controller.registry import NETWORKS, Registry
 
@@ -81,7 +82,7 @@ class PPOConfig:
         check_range(self, ("learning_rate", "clip", "max_grad_norm"), above=0)
         weights = ("entropy_coefficient", "value_coefficient", "prior_coefficient")
         check_range(self, ("total_steps", *weights), least=0)
-        check_range(self, ("seed",), least=0)
+        check_range(self, ("seed",), least=0, most=2**63 - 1)
         check_range(self, ("gae_lambda", "cloning_share"), least=0, most=1)
         if self.network != "auto":
             NETWORKS.check(self.network)
@@ -112,6 +113,8 @@ def said_rates(said: Mapping[str, str], unit: str = "dollars") -> dict[str, Rate
     for model, text in said.items():
         try:
             prompt, written = map(float, text.split("/"))
+            if not (0 <= prompt < inf and 0 <= written < inf):
+                raise ValueError
         except ValueError:
             raise ConfigError(
                 f"{unit}: expected {model}=PROMPT/WRITTEN as in 0.15/0.6, found {text!r}"
@@ -179,7 +182,7 @@ class TrainConfig:
         check_range(self, ("max_samples", "sample_widths"), least=1)
         check_range(self, ("patience",), least=0)
         check_range(self, ("hide_signals",), least=0, most=1)
-        check_range(self, ("prices",), above=0)
+        check_range(self, ("prices",), least=SMALLEST, most=LARGEST)
         if len(self.prices) not in (0, 2) or list(self.prices) != sorted(self.prices):
             raise ConfigError(
                 f"prices: expected the least and the greatest, or none, found {self.prices}"

@@ -25,7 +25,7 @@ from training.compare.evaluate import compare
 from training.compare.results import Results, Seeds
 from training.compare.summary import summarise
 from training.learn.config import TrainConfig
-from training.learn.settings import Settings, WandbMode, store
+from training.learn.settings import STORED, Settings, WandbMode, store
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare, suited
 from training.record.cluster import Cluster, map_on
@@ -111,16 +111,18 @@ def train_all(settings: Settings, console: Console) -> Trained:
     """
     limit_threads()
     say = partial(console.print, highlight=False, soft_wrap=True)
-    traces = read_traces(settings.run.traces)
+    traces, cluster = read_traces(settings.run.traces), settings.cluster.cluster()
     config = suited(settings.train, traces)
     runs = run_directories(replace(settings, train=config))
-    for out, config in runs.items():
-        store(config, settings.run.traces, out)
     prepared = prepare(traces, config)
+    for out, config in runs.items():
+        if not (out / STORED).exists():
+            ControllerTraining(traces, config, out, prepared)  # refuses settings that do not fit
+        store(config, settings.run.traces, out)
     models = " -> ".join(model.name for model in prepared.models)
     best = f"validation utility of the best rule in hindsight: {prepared.best_rule:.4f}"
     say(f"models {models}; {best}")
-    if cluster := settings.cluster.cluster():
+    if cluster is not None:
         train_on_cluster([_job(out, config, settings) for out, config in runs.items()], cluster)
     with asked_to_stop() as stop:
         checkpoints, utility = {}, {}

@@ -15,7 +15,7 @@ import yaml
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
 from controller.files import write_text
-from training.cli.flags import RayOptions, settings_of
+from training.cli.flags import RayOptions, once, settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -142,7 +142,9 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
 def learnt_from(controller: Path) -> Path | None:
     """The trace set that a run's settings name, else the one beside a checkpoint, as bundled."""
     if (path := controller / STORED).exists():
-        return Path(_load(path)["traces"])
+        if not isinstance(traces := _load(path).get("traces"), str):
+            raise ConfigError(f"{path}: expected `traces`, a directory, found {traces}")
+        return Path(traces)
     beside = controller.parent / "traces"
     return beside if (beside / "trace.json").exists() else None
 
@@ -211,4 +213,4 @@ def _parts(text: str, kind: Any, place: str) -> Any:
     pairs = [part.rpartition("=") for part in parts]
     if not all(name for name, _, _ in pairs):
         raise ConfigError(f"{place}: expected MODEL=NUMBER, found {text!r}")
-    return {name: number for name, _, number in pairs}
+    return once(place, [(name, number) for name, _, number in pairs])

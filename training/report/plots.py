@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from controller.checkpoint import Checkpoint
+from controller.files import write_atomically
 from controller.process.actions import ActionKind
 from controller.process.cost import TOKENS, Currency
 from controller.process.lockstep import Floats, Ints
@@ -232,10 +233,8 @@ def plot_actions(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
     plt.close(figure)
-    temporary.replace(path)
 
 
 def _watch(kinds: Ints, seen: list[pd.DataFrame]) -> Watcher:

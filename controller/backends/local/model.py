@@ -302,7 +302,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
 def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> Loaded:
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise BackendError(f"model {source}: expected a directory or hub model; {error}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -33,6 +33,7 @@ def test_questions_like_those_of_training_are_the_policys(controller, validation
     [
         ("", "question: expected a text, found ''"),
         (" \n", "question: expected a text"),
+        (None, "question: expected a text, found None"),
         ("a\ud800b", "expected Unicode text, found half a surrogate pair at 1"),
     ],
 )

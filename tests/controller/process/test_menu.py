@@ -108,6 +108,8 @@ def test_prompts_have_a_price_of_their_own_in_dollars(menu_config):
     for unit, told in (("dollars", "trace.json, or cost_usd"), ("seconds", "or seconds of the")):
         with pytest.raises(ConfigError, match=rf"--{unit} ant=PROMPT/WRITTEN, .*{told}"):
             priced_model(models, rates | {"ant": (1, 0)}, unit)
+    with pytest.raises(ConfigError, match=r"of ant cost, found \(nan, 1\)"):
+        priced_model(models, rates | {"ant": (float("nan"), 1)})
 
 
 def test_families_count_not_heads(episodes):

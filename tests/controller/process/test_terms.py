@@ -20,6 +20,7 @@ def checkpoint():
         ({"price": 0}, "price: expected at least 1e-12 and at most 1e\\+12, found 0"),
         ({"price": float("inf")}, "price: expected a finite number at least 1e-12"),
         ({"price": 1e-60}, "price: expected at least 1e-12"),
+        ({"price": "1e-4"}, "price: expected a finite number at least 1e-12"),
         ({"round_price": -1}, "round_price: expected 0, or a number from"),
         ({"round_price": 1e-60}, "round_price: expected 0, or a number from"),
         ({"budget": float("nan")}, "budget: expected at least 0"),

@@ -8,6 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from controller.bundled import bundled
+from controller.errors import ConfigError
+from training.cli.flags import RayOptions
+from training.cli.train import EvaluateOptions
+from training.compare.evaluate import read_others
 
 SHORT = ("--num-prices", 2, "--repeats", 1, "--wandb", "disabled")
 
@@ -34,8 +38,16 @@ def test_questions_of_the_named_data_sets_alone(allot, tmp_path, controller, tra
     assert card.read_bytes() == before
 
 
+@pytest.mark.parametrize("wrong", [{"num_prices": 0}, {"repeats": -1}])
+def test_what_is_played_is_counted_from_one(wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: expected at least 1, found"):
+        EvaluateOptions(controllers=(), cluster=RayOptions(), **wrong)
+
+
 def test_what_cannot_be_evaluated_is_said(allot, tmp_path):
     where = bundled("controller")
+    with pytest.raises(ConfigError, match="beside: expected another name, found 'controller'"):
+        read_others([f"controller={where}@{bundled('traces')}"])
     done = allot("evaluate", where, "--datasets", "chain_sum", *SHORT, check=False)
     assert "out: expected a directory" in done.stderr
     options = ("--datasets", "chain", "--out", tmp_path)

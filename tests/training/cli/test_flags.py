@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from controller.errors import ConfigError
-from training.cli.flags import RayOptions, numbers, with_flags
+from training.cli.flags import RayOptions, numbers, pairs, with_flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,13 @@ def test_numbers_by_name():
     assert numbers("parameters", ["a=1e9", "b=c=2"]) == {"a": 1e9, "b=c": 2.0}
 
 
+@pytest.mark.parametrize("by_name", [numbers, pairs])
+def test_a_name_stands_for_one_thing(by_name):
+    assert len(by_name("parameters", ["a=1", "a=1", "b=nan", "b=nan"])) == 2
+    with pytest.raises(ConfigError, match=r"parameters: expected a once, found 1(\.0)? and 2"):
+        by_name("parameters", ["a=1", "a=2"])
+
+
 @pytest.mark.parametrize("entry", ["a", "a=", "a=many"])
 def test_what_is_no_number_is_named(entry):
     with pytest.raises(ConfigError, match=f"parameters: expected MODEL=NUMBER, found '{entry}'"):
@@ -84,5 +91,10 @@ def test_what_is_no_number_is_named(entry):
 
 
 def test_no_address_no_cluster():
-    assert RayOptions().cluster(workers=3) is None
+    assert RayOptions().cluster() is None
+    for name, told in (("workers", {"workers": 3}), ("worker_gpus", {"gpus": 0.5})):
+        with pytest.raises(ConfigError, match=f"^{name}: expected --ray with it"):
+            RayOptions().cluster(**told)
+    with pytest.raises(ConfigError, match=r"^worker_cpus: expected --ray"):
+        RayOptions(worker_cpus=2.0).cluster()
     assert RayOptions(ray="local").cluster(workers=3).workers == 3

@@ -12,3 +12,10 @@ def test_levels_and_tasks_with_few_questions_are_left_out(traces, tmp_path):
         assert min(row["questions"] for row in table[kind]) >= FEWEST
     assert "by task and level" not in table  # none of them has so many
     assert "by task" not in model_table(some, "validation")
+
+
+def test_what_is_all_of_one_level_and_task_is_told_once(traces, tmp_path):
+    plain = TraceSet.read(
+        thinned(traces, tmp_path / "plain", every=15, without=("level", "dataset"))
+    )
+    assert not {"by level", "by task", "by task and level"} & {*model_table(plain, "test")}

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from controller.checkpoint import CHECKPOINT_VERSION
+from controller.errors import ConfigError
 from envs.traces.format import TraceSet
+from training.cli.train import train
 from training.compare.results import Seeds
 from training.compare.summary import summarise_seeds
 from training.learn.runs import seed_directories
@@ -51,6 +53,24 @@ def test_directories_of_seeds_are_found_in_their_order(tmp_path):
         tmp_path / "seed-10",
         single,
     ]
+
+
+def test_settings_that_are_refused_leave_no_run_behind(few, tmp_path):
+    refused = {
+        "ladder": ("small,small", "ladder: expected each model once, found small, small"),
+        "sample_widths": (
+            "32",
+            r"sample_widths: expected one that \d+ attempts allow, found \(32,",
+        ),
+        "probes": ("1", "probes: expected none about whole attempts, found True"),
+        "escalate": ("0", "escalate: expected True about whole attempts, found False"),
+        "ignored_features": ("colour", "colour"),
+        "hidden_sizes": ("", "hidden layers"),
+    }
+    for name, (value, message) in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            train(out=str(tmp_path / "run"), traces=str(few), num_envs="8", **{name: value})
+    assert not (tmp_path / "run").exists()
 
 
 def test_seeds_train_side_by_side_and_finished_ones_are_left_alone(few, allot, tmp_path):

@@ -9,7 +9,7 @@ from typer.main import get_command
 from controller.errors import ConfigError
 from training.cli.app import app
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.settings import SETTINGS, flat, resolve, store
+from training.learn.settings import SETTINGS, flat, learnt_from, resolve, store
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -70,6 +70,15 @@ def test_environment_variables_stand_in_paths(monkeypatch):
         ("gae_lambda: 2", r"gae_lambda: expected at least 0 and at most 1, found 2"),
         ("learning_rate: .nan", r"learning_rate: expected more than 0, found nan"),
         ("token_costs: {big: -1}", r"token_costs: expected more than 0, found big=-1"),
+        ("token_costs: big=2,big=3", r"token_costs: expected big once, found 2 and 3"),
+        (
+            "prices: [1.0e-300, 1]",
+            r"prices: expected at least 1e-12 and at most 1e\+12, found 1e-300",
+        ),
+        (
+            "seed: 99999999999999999999",
+            r"seed: expected at least 0 and at most 9\.22337e\+18, found",
+        ),
         ("steps: 1\ntotal_steps: 2", r"expected total_steps once, found it twice"),
         ("[1, 2]", r"expected names and values"),
         ("clip: [", r"expected YAML, found"),
@@ -99,6 +108,13 @@ def test_stored_settings_repeat_the_run(tmp_path):
     assert again.train == config
     assert again.run.traces == Path("some/traces")
     assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {"traces", *flat(config)}
+
+
+def test_a_run_that_does_not_say_what_it_learnt_from_is_an_error(tmp_path):
+    for text in ("seed: 1", "traces: 3"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"expected `traces`, a directory, found (None|3)"):
+            learnt_from(tmp_path)
 
 
 def test_a_run_does_not_go_on_with_other_settings(tmp_path):
@@ -146,4 +162,7 @@ def test_rates_are_of_the_unit_that_counts(unit):
         TrainConfig(**{unit: {"small": "1/2"}})
     with pytest.raises(ConfigError, match=f"{unit}: expected small=PROMPT/WRITTEN .*found '1'"):
         TrainConfig(unit=unit, **{unit: {"small": "1"}})
+    for text in ("-1/2", "1/nan", "inf/1"):
+        with pytest.raises(ConfigError, match=f"{unit}: expected small=PROMPT/WRITTEN .*'{text}'"):
+            TrainConfig(unit=unit, **{unit: {"small": text}})
     assert TrainConfig(unit=unit, **{unit: {"small": "1/2"}}).rates == {"small": (1.0, 2.0)}

@@ -27,6 +27,10 @@ def test_pictures_are_drawn_of_any_results(tmp_path):
     plot_utility(results(), tmp_path / "utility.png")
     plot_actions({1e-3: {"STOP": 0.5, "SAMPLE(4)": 0.5, "VERIFY": 0.0}}, tmp_path / "actions.png")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+    for place in (tmp_path, Path()):
+        with pytest.raises(OSError, match=r"irectory|busy"):
+            plot_utility(results(), place)
+        assert not (place.parent / f"{place.name}.tmp").exists()
 
 
 def test_costs_in_seconds_are_told_as_such(tmp_path):

@@ -511,6 +511,10 @@ class TestLoading:
         with pytest.raises(ConfigError, match="found the server"):
             load_model("http://127.0.0.1:1/v1#m", 0)
 
+    def test_unknown_numbers(self, paths: list[Path]) -> None:
+        with pytest.raises(BackendError, match="no attribute 'float17'"):
+            load_model(paths[0], 0, dtype="float17")
+
     def test_missing_tokenizer(self, paths: list[Path], tmp_path: Path) -> None:
         load_model(paths[0], 0).model.save_pretrained(tmp_path)
         with pytest.raises(BackendError, match="tokenizer"):
