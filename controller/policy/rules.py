@@ -6,9 +6,10 @@ of that is legal it stops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -413,7 +414,8 @@ _CONFIDENCE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 _SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _RATES = tuple(np.geomspace(1e-4, 1.0, 25).tolist())
-_PANELS = 64
+_PANELS, _PAIRS = 64, 128
+"""So many of three or more arms of a menu, and of two, at most."""
 _LOGPROBS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 
@@ -468,7 +470,8 @@ def routers(config: EpisodeConfig) -> tuple[AnyRule, ...]:
 def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
     """Every family of rules with the settings that tuning chooses from.
 
-    Those for two arms are played on every two of a menu, in the order of their cost.
+    Those for two arms are played on every two of a menu, in the order of their cost; of a large
+    menu on as many as `_PAIRS`, spread evenly.
     """
     revises, verifies = config.max_revisions > 0, config.verifies
     if not config.is_menu:
@@ -478,16 +481,15 @@ def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
         first, by = config.arm_names[0], [config.arm_names[rung] for rung in config.revisers]
         return {**pair, "revise-n": tuple(On(r, first, b) for r in pair["revise-n"] for b in by)}
     names, caps = config.arm_names, config.caps.tolist()
+    panels = chain.from_iterable(combinations(names, n) for n in range(3, len(names) + 1))
+    pairs = [*combinations(names, 2)]
+    pairs = pairs[:: math.ceil(len(pairs) / _PAIRS)]
     families: dict[str, tuple[AnyRule, ...]] = {
         "give up": (On(SelfConsistency(0), names[0], names[0]),),
         "always small": (Panel(names[:1], 1),),
         "always large": (Panel(names[-1:], 1),),
         "always one arm": tuple(Panel((name,), 1) for name in names),
-        "panel": tuple(
-            Panel(panel, 2)
-            for size in range(3, len(names) + 1)
-            for panel in combinations(names, size)
-        )[:_PANELS],
+        "panel": tuple(Panel(panel, 2) for panel in islice(panels, _PANELS)),
     }
     fixed = set(families)
     for rung, cap in enumerate(caps):
@@ -497,7 +499,7 @@ def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
                 continue
             arms = [(names[rung], names[rung])]
             if family in CASCADES:
-                arms = [(names[rung], then) for then in names[rung + 1 :]]
+                arms = [pair for pair in pairs if pair[0] == names[rung]]
             elif family == "revise-n":
                 arms = [(names[rung], names[then]) for then in config.revisers]
                 arms = arms if config.names_revisers or not rung else []

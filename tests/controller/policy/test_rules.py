@@ -13,6 +13,9 @@ from controller.policy.rules import (
     VoteCascade,
     rule_families,
 )
+from controller.process.actions import Tier
+from controller.process.cost import CostModel
+from controller.process.menu import Arm
 from tests.controller.process.test_episodes import attempt, begun
 
 
@@ -66,3 +69,19 @@ def test_families_need_what_they_use(process):
         "verifier cascade",
     }
     assert all(plain.values())
+
+
+@pytest.mark.parametrize(("arms", "pairs"), [(5, 10), (16, 120), (40, 112)])
+def test_rules_of_a_large_menu_are_spread_over_it(process, arms, pairs):
+    menu = replace(
+        process,
+        cost=CostModel(weights=tuple(map(float, range(1, arms + 1)))),
+        vote_weights=(1,) * arms,
+        mean_completion_tokens=(10.0,) * arms,
+        max_completion_tokens=(32,) * arms,
+        arms=tuple(Arm(name=f"arm{i:02d}", tier=Tier.SMALL, family=str(i)) for i in range(arms)),
+    )
+    rules = rule_families(menu)["logprob cascade"]
+    played = {rule.arms for rule in rules}
+    assert len(played) == pairs
+    assert len({arm for pair in played for arm in pair}) >= 0.9 * arms
