@@ -193,7 +193,7 @@ def test_card_tells_the_measured_accuracy_and_its_interval():
     assert f"{point.accuracy:.1%} ({low:.1%} to {high:.1%})" in card.text
     for action in load_checkpoint(BUNDLED).config.actions:
         assert f"| {action} |" in card.text
-    assert "- decisions: 32,000,000, seed 0" in card.text
+    assert "- decisions: 48,000,000, seed 0" in card.text
 
 
 def test_bundled_card_is_up_to_date():
