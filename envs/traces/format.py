@@ -229,9 +229,10 @@ class TraceSet:
     def fitted_rates(self, unit: str) -> dict[str, Rates]:
         """Dollars or seconds of the tokens of each model whose attempts say what they took.
 
-        Least squares without a constant; of a prompt the tokens that were not cached.
+        Least squares without a constant; of a prompt the tokens that were not cached. Where these
+        explain it and written ones do not, as a fee for each call, written ones bear all of it.
         """
-        sums: defaultdict[str, Floats] = defaultdict(lambda: np.zeros((3, 3)))
+        sums: defaultdict[str, Floats] = defaultdict(lambda: np.zeros((4, 4)))
         taken = {"dollars": "cost_usd"}.get(unit, unit)
         if taken not in self.stored.schema.names:
             return {}
@@ -241,7 +242,8 @@ class TraceSet:
             if "cached_tokens" in told:
                 told["prompt_tokens"] -= told["cached_tokens"].fillna(0)
             for name, rows in told.groupby("model"):
-                sums[name] += rows[columns].to_numpy(float).T @ rows[columns].to_numpy(float)
+                told_of = rows[columns].assign(calls=1).to_numpy(float)
+                sums[name] += told_of.T @ told_of
         return {name: _fitted(products) for name, products in sums.items()}
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
@@ -276,13 +278,16 @@ class TraceSet:
 
 
 def _fitted(products: Floats) -> Rates:
-    """Rates by sums of products of prompt tokens, written tokens and what they took, (3, 3)."""
+    """Rates by sums of products of prompt tokens, written tokens, what they took and 1, (4, 4)."""
     from scipy.optimize import nnls
 
     tokens, with_cost = products[:2, :2], products[:2, 2]
     root = np.linalg.cholesky(tokens + 1e-9 * np.trace(tokens) * np.eye(2)).T
-    prompt, written = nnls(root, np.linalg.solve(root.T, with_cost))[0] * 1e6
-    return float(prompt), float(written)
+    prompt, written = nnls(root, np.linalg.solve(root.T, with_cost))[0]
+    _, all_written, taken, _ = products[3]
+    if written < prompt / 100:  # No list of prices says so.
+        prompt, written = 0.0, taken / max(all_written, 1.0)
+    return float(prompt * 1e6), float(written * 1e6)
 
 
 def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSpec:

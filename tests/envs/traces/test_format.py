@@ -70,7 +70,7 @@ def test_rates_are_those_of_what_attempts_took(copy, unit, column):
     assert TraceSet.read(copy).fitted_rates(unit) == {"small": pytest.approx((0.5, 2.0))}
 
 
-@pytest.mark.parametrize(("per_prompt", "per_written"), [(0.0, 3.0), (3.0, 0.0)])
+@pytest.mark.parametrize(("per_prompt", "per_written"), [(0.0, 3.0), (3.0, 0.1)])
 def test_no_rate_is_below_nothing(copy, per_prompt, per_written):
     attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
     prompt, written = attempts["prompt_tokens"], attempts["completion_tokens"]
@@ -80,6 +80,15 @@ def test_no_rate_is_below_nothing(copy, per_prompt, per_written):
     for found in TraceSet.read(copy).fitted_rates("dollars").values():
         assert min(found) >= 0
         assert found == pytest.approx((per_prompt, per_written), abs=0.1)
+
+
+def test_a_fee_for_each_call_is_borne_by_what_is_written(copy):
+    attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
+    attempts["prompt_tokens"], attempts["cost_usd"] = 20, 0.01
+    attempts.drop(columns="cached_tokens", errors="ignore").to_parquet(copy / "attempts.parquet")
+    means = attempts.groupby("model")["completion_tokens"].mean()
+    found = TraceSet.read(copy).fitted_rates("dollars")
+    assert found == {model: (0, pytest.approx(1e4 / mean)) for model, mean in means.items()}
 
 
 def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
