@@ -159,7 +159,7 @@ class NoAnswerError(BackendError):
         self.served = served
         told = (a.retry_after_s for a in served.attempts if a.retry_after_s is not None)
         self.retry_after_s = min(told, default=None)
-        self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
+        self.late = DEADLINE in served.limited
         said = ", ".join(sorted(self.kinds)) or "none is available"
         if self.late:
             written = sum(usage.cancelled_tokens for usage in served.usage.values())
@@ -244,6 +244,7 @@ class Engine:
         for feature in asked.strayed:
             self._on_stray(variant.name, feature)
         guarded = asked.strayed[0] if asked.strayed else None
+        cut = {DEADLINE} & {attempt.error for attempt in episode.attempts}
         if variant.guarded and asked.decisions and asked.terms.rule is None:
             variant.watch.note(guarded)
         served = Served(
@@ -259,7 +260,7 @@ class Engine:
             cost=episode.cost,
             usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
-            limited=tuple(sorted(decider.limited)),
+            limited=tuple(sorted(decider.limited | cut)),
             ignored=tuple(sorted(self._not_taken(asked.question.fields) & HINTS)),
             guarded=guarded,
             warnings=self.warnings,

@@ -22,7 +22,7 @@ from envs.traces.recorded import read_recorded
 from envs.traces.table import SIGNALS
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.test_operating import serving
-from training.compare.simulate import play
+from training.compare.simulate import outlook, play
 
 QUESTIONS, PRICE = 60, 3e-4
 SAMPLING = json.dumps(
@@ -125,7 +125,8 @@ def test_accuracy_and_cost_agree_with_replay(service, traces):
     for name in SIGNALS:
         table.attempts[name] = np.nan
     process = replace(checkpoint.config, reads_prompt=False, max_revisions=0)
-    played = play(checkpoint.policy, table, process, price=PRICE)
+    known = outlook(checkpoint.difficulty, table)
+    played = play(checkpoint.policy, table, process, price=PRICE, difficulty=known)
     expected, cost = played.right[places].mean(), played.cost[places].mean()
     error = (expected * (1 - expected) / QUESTIONS) ** 0.5
     assert abs(np.mean(right) - expected) < 3.5 * error, (np.mean(right), expected)

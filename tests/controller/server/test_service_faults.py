@@ -15,6 +15,12 @@ from tests.controller.server.upstream import completion, replying, script
 DEAR, CHEAP = 2e-3, 1e-5
 """Prices at which the controller samples once and stops, and at which it then escalates."""
 
+DOUBTFUL, STRANGE = (
+    [completion(f"Answer: {answer}", logprob=logprob) for answer in (1, 2, 1, 3, 1, 4) * 4]
+    for logprob in (-0.5, -2.0)
+)
+"""Attempts that agree too little to do without the large model; of the latter a rule decides."""
+
 
 fail = replying(500, {"error": {"message": "internal sk-secret"}})
 
@@ -50,7 +56,7 @@ def test_small_down_and_no_budget_for_the_large_one(serve, small, large):
 
 
 def test_large_down_the_best_small_answer_stands(serve, small, large):
-    small.script(completion("Answer: 1", logprob=-0.5))
+    small.script(*DOUBTFUL)
     large.script(fail)
     found = serve(small, large, max_retries=0).ask(price=CHEAP).json()
     assert large.calls >= 1
@@ -84,9 +90,10 @@ def test_all_down(serve, small, large):
     assert large.calls
 
 
-def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
+@pytest.mark.parametrize("made", [DOUBTFUL, STRANGE], ids=["policy", "rule"])
+def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large, made):
     """The second model hangs for longer than there is time."""
-    small.script(completion("Answer: 1", logprob=-0.5))
+    small.script(*made)
     large.script(hang)
     service = serve(small, large)
     started = time.monotonic()
@@ -164,7 +171,7 @@ def test_escalations_are_budgeted_outside_the_policy(serve, small, large):
 
 
 def test_escalations_of_a_request(serve, small, large):
-    small.script(completion("Answer: 1", logprob=-0.5))
+    small.script(*DOUBTFUL)
     service = serve(small, large)
     found = service.ask(price=CHEAP, max_escalations=0).json()
     assert large.calls == 0
