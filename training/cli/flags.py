@@ -158,10 +158,10 @@ class RayOptions:
         """The cluster, or None for this process."""
         from training.record.cluster import Cluster
 
-        given = {"workers": workers, "worker_gpus": gpus, "worker_cpus": self.worker_cpus - 1}
         if not self.ray:
-            for name in (name for name, value in given.items() if value):
-                raise ConfigError(f"{name}: expected --ray with it, whose workers it is about")
+            given = {"workers": workers, "worker_gpus": gpus, "worker_cpus": self.worker_cpus != 1}
+            if unused := ", ".join(name for name, value in given.items() if value):
+                raise ConfigError(f"{unused}: expected --ray with it, whose workers it is about")
             return None
         return Cluster(address=self.ray, workers=workers, cpus=self.worker_cpus, gpus=gpus)
 

@@ -114,10 +114,13 @@ def train_all(settings: Settings, console: Console) -> Trained:
     traces, cluster = read_traces(settings.run.traces), settings.cluster.cluster()
     config = suited(settings.train, traces)
     runs = run_directories(replace(settings, train=config))
+    begun = [out for out in runs if (out / STORED).exists()]
+    for out in begun:  # Other settings are refused before anything is fitted.
+        store(runs[out], settings.run.traces, out)
     prepared = prepare(traces, config)
+    if not begun:  # What does not fit the traces is refused before a directory is made.
+        ControllerTraining(traces, config, settings.run.out, prepared)
     for out, config in runs.items():
-        if not (out / STORED).exists():
-            ControllerTraining(traces, config, out, prepared)  # refuses settings that do not fit
         store(config, settings.run.traces, out)
     models = " -> ".join(model.name for model in prepared.models)
     best = f"validation utility of the best rule in hindsight: {prepared.best_rule:.4f}"
