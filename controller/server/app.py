@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -107,8 +107,9 @@ class Service:
             "/v1/prepare": self.prepare,
         }
         routes = [
-            *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
-            *(Route(path, get, methods=["GET"]) for path, get in gets.items()),
+            Route(path, _unless_stopped(route), methods=[method])
+            for method, those in (("POST", posts), ("GET", gets))
+            for path, route in those.items()
         ]
         paths = frozenset(route.path for route in routes)
         return Starlette(
@@ -397,6 +398,20 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
+def _unless_stopped(
+    route: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """A route that says so where the service stops before there is an answer."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await route(request)
+        except asyncio.CancelledError:
+            raise STOPPING from None
+
+    return told
+
+
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of some work; None, and the work cancelled, if the client goes away."""
     task = asyncio.ensure_future(work)
@@ -404,8 +419,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | No
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return await task if task.done() else None
-    except asyncio.CancelledError:
-        raise STOPPING from None
     finally:
         await _cancelled(task, gone)
 

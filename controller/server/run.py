@@ -53,7 +53,7 @@ Tell = Callable[[str], None]
 
 NOT_STARTED = 2
 """Exit status of a worker that would fail again."""
-_RESTART_AFTER_S, _PREPARE_EVERY_S = 1.0, 5.0
+_RESTART_AFTER_S, _PREPARE_EVERY_S, _FAREWELL_S = 1.0, 5.0, 2.0
 _MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -245,6 +245,12 @@ class _Server(uvicorn.Server):
             models = [model.name for model in self._service.engine.backend.models]
             tell("listening", host=host, port=port, models=models)
             self._on_listening(_address(sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`; those that it cuts off are told before the loop ends."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_FAREWELL_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from controller.loading import deployed_process
 from controller.process.observation import NUM_FEATURES
 from controller.server.config import ServeConfig
 from controller.server.keys import Keys, key_digest
-from controller.server.run import _address, _listen, http_server, run_service
+from controller.server.run import _address, _listen, _Server, http_server, run_service
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
@@ -272,6 +273,47 @@ def test_signals_at_the_beginning_and_at_the_end(tmp_path, small, large, monkeyp
     assert told[False].status_code == 503
     assert told[False].response.headers["retry-after"]
     assert all("the service is stopping" in told[stream].message for stream in (False, True))
+
+
+def test_whoever_is_cut_off_is_told_before_the_loop_ends(service, monkeypatch):
+    """So is one whose body is still arriving."""
+    begun, told = threading.Event(), []
+
+    async def slow_to_end(*asked, **terms):
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(service.service.engine, "answer", slow_to_end)
+    listener = _listen("127.0.0.1", 0)
+    server = _Server(service.service, ServeConfig(shutdown_s=0), lambda url: None)
+    serving = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
+    serving.start()
+    with socket.create_connection(listener.getsockname()) as connection:
+        connection.sendall(
+            b"POST /v1/decide HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 9\r\n\r\n{"
+        )
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        other = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        turns = [{"role": "user", "content": QUESTION}]
+
+        def ask():
+            with pytest.raises(openai.InternalServerError) as caught:
+                other.chat.completions.create(model="allot", messages=turns)
+            told.append(caught.value)
+
+        client = threading.Thread(target=ask)
+        client.start()
+        assert begun.wait(20)
+        server.should_exit = True
+        client.join()
+        half = b"".join(iter(lambda: connection.recv(4096), b""))
+    serving.join()
+    assert [error.status_code for error in told] == [503]
+    assert half.startswith(b"HTTP/1.1 503 ")
+    assert b"the service is stopping" in half
 
 
 @pytest.mark.parametrize(
