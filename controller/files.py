@@ -28,3 +28,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML says. Raises yaml.YAMLError: it is none, or says a key of a mapping twice."""
+    import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if (named := (key.tag, str(key.value))) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} for the second time", key.start_mark
+                    )
+                seen.add(named)
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Once)

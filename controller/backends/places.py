@@ -22,6 +22,7 @@ import yaml
 from controller.backends.prompts import Message, read_prompt
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
+from controller.files import read_yaml
 from controller.process.actions import Tier
 
 _URLS = ("http://", "https://")
@@ -224,7 +225,7 @@ def read_menu(path: Path) -> tuple[ModelPlace, ...]:
     folder = menu_folder(path)
     path = folder / _MENU_FILE if folder else path
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"menu {path}: expected a YAML file: {error}") from None
     entries = said.get("arms") if isinstance(said, dict) else None

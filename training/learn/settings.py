@@ -14,7 +14,7 @@ import yaml
 
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
-from controller.files import write_text
+from controller.files import read_yaml, write_text
 from training.cli.flags import RayOptions, once, settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
@@ -151,7 +151,7 @@ def learnt_from(controller: Path) -> Path | None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: expected a YAML file: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -204,9 +204,11 @@ def _parts(text: str, kind: Any, place: str) -> Any:
     """A list `a,b` or `[a, b]`, or a mapping `a=1,b=2` or `{a: 1, b: 2}`."""
     if text.startswith(("[", "{")):
         try:
-            return yaml.safe_load(text)
+            return read_yaml(text)
         except yaml.YAMLError:
-            raise ConfigError(f"{place}: expected a closing bracket, found {text!r}") from None
+            raise ConfigError(
+                f"{place}: expected a closing bracket, and names once each, found {text!r}"
+            ) from None
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if get_origin(kind) is tuple:
         return parts

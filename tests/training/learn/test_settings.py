@@ -71,6 +71,12 @@ def test_environment_variables_stand_in_paths(monkeypatch):
         ("learning_rate: .nan", r"learning_rate: expected more than 0, found nan"),
         ("token_costs: {big: -1}", r"token_costs: expected more than 0, found big=-1"),
         ("token_costs: big=2,big=3", r"token_costs: expected big once, found 2 and 3"),
+        ("clip: 0.1\nseed: 1\nclip: 0.2", r"yaml: expected YAML, found 'clip' for the second time"),
+        ("token_costs: {big: 2, big: 3}", r"yaml: expected YAML, found 'big' for the second time"),
+        (
+            "token_costs: '{big: 2, big: 3}'",
+            r"token_costs: expected .* names once each, found '{big",
+        ),
         (
             "prices: [1.0e-300, 1]",
             r"prices: expected at least 1e-12 and at most 1e\+12, found 1e-300",
