@@ -12,9 +12,9 @@ from controller.process.terms import LARGEST, SMALLEST
 from controller.process.types import Rates
 from controller.registry import NETWORKS, Registry
 
-STEPS_PER_ATTEMPT = 64
+STEPS_PER_ATTEMPT, STEPS_PER_QUESTION = 64, 512
 LEAST_STEPS, MOST_STEPS = 225_000, 8_000_000
-"""Environment steps that suit a number of recorded attempts."""
+"""Environment steps that suit a number of recorded attempts, and the least for each question."""
 
 STARTED = 10
 """By how much fewer suit a training that starts from a controller."""
@@ -37,7 +37,8 @@ class PPOConfig:
     """Settings of PPO.
 
     Attributes:
-        total_steps: environment steps in all; 0 for as many as suit the number of attempts.
+        total_steps: environment steps in all; 0 for as many as suit the numbers of attempts and
+            questions.
         num_envs: N, episodes side by side.
         num_steps: T, steps per environment and rollout.
         num_minibatches: parts that a rollout is split into.
@@ -204,18 +205,20 @@ class TrainConfig:
                     f"{option}: expected models among {sorted(known)}, found {unknown[0]!r}"
                 )
 
-    def suited(self, num_attempts: int) -> TrainConfig:
-        """The same with `total_steps`, if left open, as suits so many attempts to learn from.
+    def suited(self, num_attempts: int, num_questions: int) -> TrainConfig:
+        """The same with `total_steps`, if left open, as suits so many of both to learn from.
 
         A policy that meets few outcomes again and again learns them by heart:
-        docs/decisions/0024, 0040 and 0058.
+        docs/decisions/0024, 0040, 0058 and 0061.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 130_000)]
-        [225000, 640000, 8000000]
+        >>> some = (500, 100), (10_000, 250), (10_000, 5_000), (130_000, 3_000)
+        >>> [TrainConfig().suited(*counts).ppo.total_steps for counts in some]
+        [225000, 640000, 2560000, 8000000]
         """
         if self.ppo.total_steps:
             return self
-        steps = min(max(STEPS_PER_ATTEMPT * num_attempts, LEAST_STEPS), MOST_STEPS)
+        wanted = STEPS_PER_ATTEMPT * num_attempts, STEPS_PER_QUESTION * num_questions
+        steps = min(max(*wanted, LEAST_STEPS), MOST_STEPS)
         if self.start:
             steps //= STARTED
         return replace(self, ppo=replace(self.ppo, total_steps=steps))

@@ -1,4 +1,4 @@
-"""Fits the safe floor of a controller: cross-fitted policies against rules, price by price."""
+"""Fits the safe floor of a controller: its policy against rules, price by price."""
 
 from __future__ import annotations
 
@@ -15,40 +15,18 @@ from envs.granularity import AnyTable
 from training.compare.simulate import play_rules
 from training.granularity import learning_of
 
-FOLDS = 3
-MANY_QUESTIONS = 1500
-"""From so many train questions on, those that are held out say enough without folds."""
-
 FLOOR_PRICES = 12
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
 
 _BEHIND = 0.005
-"""How far behind a policy has to be for a rule to decide: a policy starts as the best rules."""
+"""How far behind, beyond a standard error, a policy is where a rule decides: it starts as one."""
 
 _EPISODES = 3000
 """Of each rule at least, in up to eight orders of the attempts."""
 
 _SCREENING_QUESTIONS, _FINALISTS = 300, 8
 """Questions on which all rules are played, and how many of these go on, per price."""
-
-
-def folds_for(num_questions: int) -> int:
-    """Folds that suit a number of train questions."""
-    return 0 if num_questions >= MANY_QUESTIONS else FOLDS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """How rules did on Q questions, and how a policy did that has not learnt from these.
-
-    Attributes:
-        rules: (P, rules, Q) utility at each price.
-        policy: (P, Q) the same of the policy; None without one.
-    """
-
-    rules: Floats
-    policy: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,28 +73,26 @@ class Rulebook:
             leads=(0.0,) * len(best),
         )
 
-    def floor(self, held: Sequence[Judged]) -> Floor:
+    def floor(self, tuned: Floats, held: Floats, policy: Floats) -> Floor:
         """Who decides at which price.
 
-        `held` are at least two parts of the questions, one of them with a policy.
+        The rule that `tuned` chooses is held against the policy by what neither was chosen by,
+        leads smoothed over neighbouring prices. Where a rule decides, both chose it.
 
-        The policy's lead is over the rule that the other parts chose, so that both are judged by
-        questions that they were not chosen by; it is smoothed over neighbouring prices.
+        Args:
+            tuned: (P, rules, Q) utilities on questions that the policy has learnt from.
+            held: (P, rules, Q') utilities on others.
+            policy: (P, Q') the policy's on these.
         """
-        totals = np.array([part.rules.sum(2) for part in held])  # (parts, P, rules)
-        best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)
-        places = np.arange(len(self.prices))
-        leads = np.concatenate(
-            [
-                part.policy - part.rules[places, rule]
-                for part, rule in zip(held, chosen, strict=True)
-                if part.policy is not None
-            ],
-            1,
-        ).mean(1)  # (P,)
-        ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= -_BEHIND
+        totals = tuned.sum(2), held.sum(2)
+        chosen, best = totals[0].argmax(1), sum(totals).argmax(1)
+        leads = policy - held[np.arange(len(chosen)), chosen]  # (P, Q')
+        padded = np.pad(leads, ((1, 1), (0, 0)), "edge")
+        smooth = (padded[:-2] + 2 * leads + padded[2:]) / 4
+        error = smooth.std(1) / leads.shape[1] ** 0.5
+        behind = smooth.mean(1) + error < -_BEHIND
         return Floor(
             prices=tuple(self.prices.tolist()),
-            rules=tuple(None if ahead[p] else self.rules[rule] for p, rule in enumerate(best)),
-            leads=tuple(leads.tolist()),
+            rules=tuple(self.rules[rule] if behind[p] else None for p, rule in enumerate(best)),
+            leads=tuple(leads.mean(1).tolist()),
         )

@@ -27,7 +27,6 @@ from controller.granularity import Process
 from controller.policy.calibration import Calibration
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
-from controller.policy.network import Policy
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Bools, Floats
@@ -44,15 +43,14 @@ from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.calibration import with_calibration, with_tie_breaks
-from training.learn.config import LEARNERS, LEAST_STEPS, SEGMENT_DEFAULTS, STARTED, TrainConfig
+from training.learn.config import LEARNERS, SEGMENT_DEFAULTS, TrainConfig
 from training.learn.difficulty import (
     Readings,
     fit_difficulty,
     fit_readings,
-    fold_of,
     with_prompt_lengths,
 )
-from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Judged, Rulebook, folds_for
+from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Rulebook
 from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
 from training.ppo import PPO
@@ -116,9 +114,9 @@ class Prepared:
     def tuning(self) -> Prepared:
         """Questions that rules are chosen by: all to learn from, or enough of these."""
         num_questions = len(self.train)
-        if folds_for(num_questions) or num_questions <= RULE_QUESTIONS:
-            return self
         every = num_questions // RULE_QUESTIONS
+        if every < 2:
+            return self
         return self.of(np.arange(num_questions) % every == 0)
 
     @cached_property
@@ -144,12 +142,15 @@ class Prepared:
 
 
 def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
-    """The same with `total_steps`, if left open, as suits the attempts of the train split."""
+    """The same with `total_steps`, if left open, as suits what there is of the train split."""
     if isinstance(traces, SegmentTraces):
         steps = config.ppo.total_steps or SEGMENT_DEFAULTS["total_steps"]
         return replace(config, ppo=replace(config.ppo, total_steps=steps))
     models = traces.models(config.ladder)
-    return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
+    attempts = [traces.model_rows[model.name].train_attempts for model in models]
+    # Each question that is learnt from was tried by every model.
+    questions = min(traces.questions["split"].to_pylist().count("train"), *attempts)
+    return config.suited(sum(attempts), questions)
 
 
 def prices_of(config: TrainConfig, process: Process) -> LogUniform:
@@ -299,7 +300,7 @@ class ControllerTraining:
         self.ppo.policy.load_state_dict(self._kept)
         say("comparing the policy with hand-made rules on questions that it has not learnt from")
         support = observed_support(self._env, self.config.ppo.seed)
-        checkpoint = replace(self._checkpoint(), support=support, floor=self._floor(stop))
+        checkpoint = replace(self._checkpoint(), support=support, floor=self._floor())
         checkpoint = self._calibrated(checkpoint)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/kept_utility": self.utility})
@@ -316,56 +317,21 @@ class ControllerTraining:
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         say(f"{self.out}: can be used from now on; rules decide until the training has ended")
 
-    def _prior(self, rows: Bools | slice = slice(None)) -> FlooredPolicy | None:
-        """The best rules by some of the questions of `Prepared.tuning`."""
+    def _prior(self) -> FlooredPolicy | None:
+        """The best rules by `Prepared.tuning`."""
         if self.prepared.rulebook is None:
             return None
         rulebook, tuned = self.prepared.rulebook
-        return FlooredPolicy(self.ppo.policy, rulebook.best(tuned[..., rows]))
+        return FlooredPolicy(self.ppo.policy, rulebook.best(tuned))
 
-    def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
-        """Rules for prices at which policies are behind them on questions not learnt from.
-
-        Few questions are learnt from in folds, by further policies that are judged by the fold
-        that each has not seen; the calibration's questions judge the policy itself.
-
-        Raises:
-            KeyboardInterrupt: it was stopped; the next run goes on from there.
-        """
+    def _floor(self) -> Floor | None:
+        """Rules for prices at which the policy is behind them on questions not learnt from."""
         if self.prepared.rulebook is None:
             return None
         prepared, (rulebook, tuned) = self.prepared, self.prepared.rulebook
         fresh, known = prepared.calibration, outlook(prepared.difficulty, prepared.calibration)
-        process, prices = prepared.process, rulebook.prices
-        judged = utilities(self.ppo.policy, fresh, process, prices, known)
-        held = [Judged(rules=rulebook.utilities(fresh, known), policy=judged)]
-        folds = folds_for(len(prepared.train))
-        if not folds:
-            held.append(Judged(rules=tuned))
-        fold = fold_of(len(prepared.train), max(folds, 1))
-        for part in range(folds):
-            unseen = prepared.of(fold == part)
-            policy = self._cross_fitted(fold != part, self._state / f"fold-{part}", stop)
-            judged = utilities(policy, unseen.train, process, prices, unseen.train_outlook)
-            held.append(Judged(rules=tuned[..., fold == part], policy=judged))
-        return rulebook.floor(held)
-
-    def _cross_fitted(self, rows: Bools, state: Path, stop: Callable[[], bool] | None) -> Policy:
-        """Another policy, that learns from some of the questions, in fewer steps.
-
-        It does not start from a controller, which may have learnt from the others.
-        """
-        steps = self.config.ppo.total_steps * (STARTED if self.started else 1)
-        steps = min(steps, LEAST_STEPS)
-        env = self._env_of(self.prepared.of(rows))
-        ppo: PPO = LEARNERS[self.config.learner](env, replace(self.config.ppo, total_steps=steps))
-        if has_state(state):
-            ppo.resume(state)
-        ppo.train(stop=stop, prior=self._prior(rows))
-        ppo.save(state)
-        if ppo.update < ppo.config.num_updates:
-            raise KeyboardInterrupt
-        return ppo.policy
+        judged = utilities(self.ppo.policy, fresh, prepared.process, rulebook.prices, known)
+        return rulebook.floor(tuned, rulebook.utilities(fresh, known), judged)
 
     def _check(self) -> dict[str, float]:
         """Utility on `prepared.validation`; keeps the weights, unless better ones are wanted."""

@@ -6,7 +6,7 @@ import pytest
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
 from training.compare.simulate import utilities
 from training.learn.difficulty import fold_of
-from training.learn.floor import Judged, Rulebook
+from training.learn.floor import Rulebook
 
 PRICES = np.array([1e-7, 1e-2])
 
@@ -22,14 +22,11 @@ def halves(validation):
     return [validation.table.take(np.flatnonzero(fold == part)) for part in (0, 1)]
 
 
-def held(rulebook, halves, policy):
-    return [
-        Judged(
-            rules=rulebook.utilities(table, None),
-            policy=utilities(RulePolicy(policy), table, rulebook.process, PRICES, None),
-        )
-        for table in halves
-    ]
+def floor(rulebook, halves, rule, policy=lambda judged: judged):
+    """What a policy that does as a rule is worth, by halves of the questions."""
+    tuned, held = (rulebook.utilities(table, None) for table in halves)
+    judged = utilities(RulePolicy(rule), halves[1], rulebook.process, PRICES, None)
+    return rulebook.floor(tuned, held, policy(judged))
 
 
 def test_few_rules_go_on_and_the_best_ones_are_among_them(rulebook, validation):
@@ -40,25 +37,31 @@ def test_few_rules_go_on_and_the_best_ones_are_among_them(rulebook, validation):
 
 
 def test_a_policy_that_spends_nothing_is_replaced_where_compute_is_cheap(rulebook, halves):
-    floor = rulebook.floor(held(rulebook, halves, SelfConsistency(0)))
-    assert floor.rules[0] is not None
-    assert floor.leads[0] < -0.3
+    found = floor(rulebook, halves, SelfConsistency(0))
+    assert found.rules[0] is not None
+    assert found.leads[0] < -0.3
 
 
 def test_a_policy_that_always_asks_the_large_model_is_replaced_where_compute_is_dear(
     rulebook, halves
 ):
-    floor = rulebook.floor(held(rulebook, halves, AlwaysLarge()))
-    assert floor.rules[1] is not None
-    assert floor.leads[1] < 0
+    found = floor(rulebook, halves, AlwaysLarge())
+    assert found.rules[1] is not None
+    assert found.leads[1] < 0
 
 
 def test_a_policy_that_knows_the_answers_decides(rulebook, halves):
-    omniscient = [
-        Judged(rules=part.rules, policy=np.ones_like(part.policy))
-        for part in held(rulebook, halves, AlwaysLarge())
-    ]
-    floor = rulebook.floor(omniscient)
-    assert floor.rules == (None, None)
-    assert min(floor.leads) > 0
-    assert floor.share == 0
+    found = floor(rulebook, halves, AlwaysLarge(), np.ones_like)
+    assert found.rules == (None, None)
+    assert min(found.leads) > 0
+    assert found.share == 0
+
+
+def test_a_policy_that_is_behind_by_chance_alone_decides(rulebook, halves):
+    """By 0.01 on the mean of questions whose leads vary by 1, or vary by nothing."""
+    tuned, held = (rulebook.utilities(table, None) for table in halves)
+    best = held[np.arange(2), tuned.sum(2).argmax(1)]
+    swings = np.resize([1.0, -1.0], best.shape[1] // 2 * 2)
+    best, held = best[:, : len(swings)], held[..., : len(swings)]
+    assert rulebook.floor(tuned, held, best - 0.01 + swings).share == 0
+    assert rulebook.floor(tuned, held, best - 0.01).share == 1

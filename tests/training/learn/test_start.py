@@ -69,7 +69,7 @@ def test_the_same_menu_goes_on_from_the_weights(before, begin, tmp_path):
 
 
 def test_open_steps_are_a_tenth():
-    assert replace(SETTINGS, start="x", ppo=PPOConfig()).suited(0).ppo.total_steps == 22_500
+    assert replace(SETTINGS, start="x", ppo=PPOConfig()).suited(0, 0).ppo.total_steps == 22_500
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from controller.checkpoint import is_finished, load_checkpoint
 from controller.errors import TraceFormatError
 from envs.traces.format import TraceSet
 from training.compare.simulate import outlook, play_checkpoint, play_rules
-from training.learn.config import LEAST_STEPS, STEPS_PER_ATTEMPT
+from training.learn.config import LEAST_STEPS, STEPS_PER_ATTEMPT, STEPS_PER_QUESTION
 from training.learn.resume import CURVE, Curve, read_curve
-from training.learn.train import ControllerTraining, TrainConfig, prepare
+from training.learn.train import ControllerTraining, TrainConfig, prepare, suited
 from training.ppo import PPOConfig
 from training.report.tracking import Tracker
 
@@ -113,10 +113,20 @@ def test_there_must_be_questions_of_both_splits(few, left, message):
         prepare(replace(few, questions=few.questions.filter(of_split)), SETTINGS)
 
 
-def test_open_steps_follow_the_number_of_attempts(few, begin, tmp_path):
-    training = begin(TrainConfig(), tmp_path)
-    attempts = sum(rows.train_attempts for rows in few.model_rows.values())
-    assert training.config.ppo.total_steps == max(STEPS_PER_ATTEMPT * attempts, LEAST_STEPS)
+@pytest.mark.parametrize(
+    ("attempts", "steps"),
+    [
+        (6, LEAST_STEPS),
+        (7_000, STEPS_PER_ATTEMPT * 14_000),
+        (700, STEPS_PER_QUESTION * 700),
+        (600, STEPS_PER_QUESTION * 600),  # questions that both have tried are no more
+    ],
+)
+def test_open_steps_follow_the_numbers_of_attempts_and_questions(few, attempts, steps):
+    traces = replace(few, questions=pa.table({"split": ["train"] * 700}))
+    tried = {name: replace(rows, train_attempts=attempts) for name, rows in few.model_rows.items()}
+    vars(traces)["model_rows"] = tried
+    assert suited(TrainConfig(), traces).ppo.total_steps == steps
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
