@@ -249,7 +249,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server.shutdown`; those that it cuts off are told before the loop ends."""
         await super().shutdown(sockets)
-        if self.server_state.tasks:
+        if self.server_state.tasks and not self.force_exit:
             await asyncio.wait(self.server_state.tasks, timeout=_FAREWELL_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
