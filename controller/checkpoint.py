@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, cast
 
@@ -40,8 +40,8 @@ CHECKPOINT_VERSION = 4
 SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"
 MAX_FILE_BYTES = 64 * 2**20
 
-_READOUTS = ("difficulty", "value")
-"""Fields of a checkpoint that hold a read-out; their arrays are tensors under these names."""
+_READOUTS = ("difficulty", "plans", "value")
+"""Read-outs that a checkpoint may hold; their arrays are tensors under these names."""
 
 
 HUB_SCHEME = "hf://"
@@ -153,9 +153,11 @@ def save_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     weights = {f"policy/{k}": v for k, v in checkpoint.policy.state_dict().items()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    for name in _READOUTS:
-        readout = getattr(checkpoint, name)
-        for key, array in readout.arrays().items() if readout else ():
+    plans = checkpoint.difficulty and checkpoint.difficulty.plans
+    readouts = (checkpoint.difficulty, plans, checkpoint.value)
+    held = {n: r for n, r in zip(_READOUTS, readouts, strict=True) if r is not None}
+    for name, readout in held.items():
+        for key, array in readout.arrays().items():
             tensors[f"{name}/{key}"] = torch.from_numpy(np.ascontiguousarray(array))
     granularity = checkpoint.granularity
     settings = {
@@ -177,7 +179,8 @@ def save_checkpoint(
         "support": checkpoint.support and asdict(checkpoint.support),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.kept_reads,
-        "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
+        "plan_reads": plans and plans.kept_reads,
+        "readouts": [*held],
         "training": dict(checkpoint.training),
     }
     # `save_file` would make a file that nobody but its owner can read.
@@ -236,7 +239,11 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
             "training": dict(settings["training"]),
         }
-        reads, value = settings["difficulty_reads"], "value" in settings.get("readouts", ())
+        reads, plan_reads = settings["difficulty_reads"], settings.get("plan_reads")
+        value = "value" in settings.get("readouts", ())
+        plans = getattr(config, "plans", ())
+        if bool(plans) != (plan_reads is not None) or (plans and reads is None):
+            raise ValueError(f"plan_reads: expected those of plans {plans}, found {plan_reads}")
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: "
@@ -255,9 +262,13 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     except RuntimeError as error:
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
     if reads is not None:
-        known["difficulty"] = Difficulty.from_arrays(
+        difficulty = Difficulty.from_arrays(
             arrays_of(tensors, "difficulty"), config.num_rungs, directory, reads=reads
         )
+        of_plans = plan_reads and Difficulty.from_arrays(
+            arrays_of(tensors, "plans"), 2 * len(plans), directory, reads=plan_reads, name="plans"
+        )
+        known["difficulty"] = replace(difficulty, plans=of_plans)
     if value:
         known["value"] = value_readout(arrays_of(tensors, "value"), directory)
     if not _has_ended(known["training"]):

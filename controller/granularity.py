@@ -21,7 +21,7 @@ from controller.process.actions import (
 )
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import Feature, FeatureTable, expected_costs
-from controller.process.observation import FEATURES, menu_features
+from controller.process.observation import FEATURES, menu_features, plan_features
 from controller.segments.episodes import SEGMENT_FEATURES, STEPS, SegmentConfig
 
 Process = EpisodeConfig | SegmentConfig
@@ -75,11 +75,12 @@ def granularity_of(process: Process) -> Granularity:
     if isinstance(process, SegmentConfig):
         return SEGMENTS
     named = process.is_menu or process.names_revisers or process.names_verifier
-    if not (named or process.own_actions or process.own_features):
+    if not (named or process.own_actions or process.own_features or process.plans):
         return ATTEMPTS
     arms = process.arm_names if process.is_menu else ()
     verifier = process.arm_names[process.verifier] if process.names_verifier else ""
-    return _of(arms, process.actions, verifier, process.added_actions, process.added_features)
+    added = process.added_actions, process.added_features, process.plan_names
+    return _of(arms, process.actions, verifier, *added)
 
 
 @cache
@@ -89,8 +90,9 @@ def _of(
     verifier: str,
     own_actions: tuple[ActionKind, ...],
     own_features: tuple[Feature, ...],
+    plans: tuple[str, ...],
 ) -> Granularity:
-    """Of a menu, if there are arms, and with what callers added."""
+    """Of a menu, if there are arms, and with plans and what callers added."""
     meanings = {str(Action(kind)): kind.spec.meaning for kind in own_actions}
     meanings |= {
         str(a): f"{a.arm} checks an attempt with the leading answer and writes a better one"
@@ -105,5 +107,6 @@ def _of(
         )
     priced = {kind: kind.spec for kind in own_actions if kind.spec.cost}
     table = menu_features(arms) if arms else FEATURES
-    table = table.followed_by(*expected_costs(priced, len(PRICED)), *own_features)
+    own = *expected_costs(priced, len(PRICED)), *own_features
+    table = table.followed_by(*(plan_features(plans) if plans else ()), *own, outside=len(own))
     return replace(ATTEMPTS, table=table, meanings=ATTEMPTS.meanings | meanings)

@@ -23,7 +23,13 @@ from training.cli.app import app
 _OBSERVATION = """A vector of float32, its entries in this order. Each is the number in its unit,
 scaled as said. Nothing is computed from a reference. Signals that are unknown read 0, and so does
 the flag that says whether they are known. Features of a group are left out together in
-[ablations](../ABLATION.md)."""
+[ablations](../ABLATION.md).
+
+Of a menu there are further features of each arm. Where 1,000 questions or more were learnt from,
+two of each of up to eight plans follow, rules that could be followed from the first attempt to the
+answer: its worth, the chance that it ends right less price x what it costs, both read from the
+wording, and how far that is behind the best of them
+([decision 62](../decisions/0062-plans-are-read-from-wordings.md))."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

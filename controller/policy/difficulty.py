@@ -43,6 +43,8 @@ class Difficulty:
         bias: (R,) or (2R,).
         low, high: ranges of the shapes that it was fitted on, (S,), of `shape_features`. How hard a
             question with another one is, is unknown. None for no such ranges.
+        plans: read-outs of K plans in the place of arms, (2K,): chances that following each ends
+            right, then what that costs as a share of `Plan.cost`. None for no plans.
     """
 
     readouts: tuple[Readout, ...]
@@ -51,6 +53,7 @@ class Difficulty:
     bias: Singles
     low: Singles | None = None
     high: Singles | None = None
+    plans: Difficulty | None = None
 
     @classmethod
     def alone(cls, readout: Readout, reads: Reads) -> Difficulty:
@@ -69,11 +72,12 @@ class Difficulty:
         return "prompt" not in self.reads
 
     def of_question(self, text: str, hidden: Features | None) -> Floats | None:
-        """`outlook` of a question, (1, R or 2R), and of the hidden state at its prompt's end.
+        """`outlook` of a question, (1, ...), and of the hidden state at its prompt's end.
 
         None if it reads that state, and that is not known.
         """
-        wording = (text_features if "words" in self.reads else shape_features)(text)[None]
+        reads = self.reads + (self.plans.reads if self.plans else ())
+        wording = (text_features if "words" in reads else shape_features)(text)[None]
         read: dict[Reads, Features] = {
             "words": wording,
             "shape": (shape := wording[:, -NUM_SHAPE_FEATURES:]),
@@ -90,8 +94,8 @@ class Difficulty:
 
         Returns:
             (n, R) log-odds that it is right, or (n, 2R) with the natural logarithms of its length
-            over the rung's mean length after them; NaN where the shape is unlike those that it
-            was fitted on. None if what it reads is unknown.
+            over the rung's mean length after them, and then (n, 2K) log-odds of `plans`; NaN where
+            the shape is unlike those that it was fitted on. None if what it reads is unknown.
         """
         read = {reads: features(reads) for reads in dict.fromkeys(self.reads)}
         known = {reads: array for reads, array in read.items() if array is not None}
@@ -100,6 +104,11 @@ class Difficulty:
         values = self.bias.astype(np.float64)
         for readout, reads, weights in zip(self.readouts, self.reads, self.weights, strict=True):
             values = values + weights.astype(np.float64) * readout(known[reads])  # (n, R or 2R)
+        if self.plans is not None:
+            of_plans = self.plans.outlook(features)
+            if of_plans is None:
+                return None
+            values = np.hstack([values, of_plans])
         any_read = next(iter(known.values()))
         values[self._outside(any_read[:, -NUM_SHAPE_FEATURES:]) > 0] = np.nan
         return values
@@ -127,7 +136,7 @@ class Difficulty:
         return self.reads[0] if alone else list(self.reads)
 
     def arrays(self) -> Arrays:
-        """All numbers by name, as a checkpoint holds them."""
+        """All numbers but those of plans by name, as a checkpoint holds them."""
         alone = isinstance(self.kept_reads, str)
         arrays = {
             name if alone else f"{member}/{name}": array
@@ -141,19 +150,27 @@ class Difficulty:
 
     @classmethod
     def from_arrays(
-        cls, arrays: Arrays, num_rungs: int, directory: Path, *, reads: str | Sequence[str]
+        cls,
+        arrays: Arrays,
+        num_rungs: int,
+        directory: Path,
+        *,
+        reads: str | Sequence[str],
+        name: str = "difficulty",
     ) -> Difficulty:
-        """The reverse of `arrays` and `kept_reads`, for R rungs; `directory` is for messages.
+        """The reverse of `arrays` and `kept_reads`, for R rungs, or of plans for 2K chances.
+
+        `directory` and `name` are for messages.
 
         Raises:
-            CheckpointError: some are missing, or do not fit each other or the ladder.
+            CheckpointError: some are missing, or do not fit each other, the ladder or the plans.
         """
         try:
             return cls._of_arrays(dict(arrays), num_rungs, reads)
         except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{directory}: difficulty/* do not fit a controller of {num_rungs} rungs: {error}; "
-                "train again"
+                f"{directory}: {name}/* do not fit a controller of {num_rungs} "
+                f"{'rungs' if name == 'difficulty' else 'chances'}: {error}; train again"
             ) from None
 
     @classmethod

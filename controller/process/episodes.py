@@ -32,6 +32,19 @@ LEAST_LOGPROB = -30.0
 """Lower log-probabilities, minus infinity among them, are read as this."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A rule that could be followed from a question's first attempt to its answer.
+
+    Attributes:
+        name: of the rule with its settings.
+        cost: the most that following it has cost.
+    """
+
+    name: str
+    cost: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
     """The decision process that a controller is trained for and deployed in.
@@ -67,6 +80,7 @@ class EpisodeConfig:
         arms: what can be asked, one per rung, the first one small; empty for `PAIR`.
         own_actions: registered ones that are offered after the table's.
         own_features: registered ones that are seen after the table's.
+        plans: K of them, of which a policy sees what the wording tells of following each.
     """
 
     cost: CostModel
@@ -89,6 +103,7 @@ class EpisodeConfig:
     arms: tuple[Arm, ...] = ()
     own_actions: tuple[str, ...] = ()
     own_features: tuple[str, ...] = ()
+    plans: tuple[Plan, ...] = ()
 
     def __post_init__(self) -> None:
         rungs = len(self.cost.weights)
@@ -114,7 +129,7 @@ class EpisodeConfig:
                 "arms: expected at most one that verifies, found "
                 f"{[arm.name for arm in self.menu if arm.verifies]}"
             )
-        for name in ("own_actions", "own_features"):
+        for name in ("own_actions", "own_features", "plan_names"):
             names = getattr(self, name)
             if not isinstance(names, tuple) or len(set(names)) < len(names):
                 raise ConfigError(f"{name}: expected a tuple of distinct names, found {names!r}")
@@ -134,6 +149,16 @@ class EpisodeConfig:
     def added_features(self) -> tuple[Feature, ...]:
         """Features from outside; raises ConfigError for one that is not registered."""
         return tuple(OWN_FEATURES[name] for name in self.own_features)
+
+    @cached_property
+    def plan_names(self) -> tuple[str, ...]:
+        """Of the plans, (K,)."""
+        return tuple(plan.name for plan in self.plans)
+
+    @cached_property
+    def plan_costs(self) -> Floats:
+        """Of the plans, (K,)."""
+        return np.array([plan.cost for plan in self.plans])
 
     @cached_property
     def readings(self) -> tuple[Callable[[str], float], ...]:
@@ -346,7 +371,7 @@ _LOOKED_AT = (
     *_ZERO_AT_START,
     *("at", "price", "round_price", "budget", "spent", "rounds", "prompt_tokens", "difficulty"),
     *("leader", "limits", "last_logprob", "last_min_logprob", "lengths", "prompt_counted"),
-    "priors",
+    *("priors", "plan_worths"),
 )
 _arrays = attrgetter(*_LOOKED_AT)
 
@@ -413,6 +438,8 @@ class Episodes(Lockstep):
         unverified: attempts that a verifier could judge and has not.
         priors: chances that `difficulty` tells, (N, R).
         lengths: expected, of an attempt by each rung, as far as the wording tells, (N, R).
+        plan_worths: chance that following each of K plans ends right, less price x what that
+            costs, as far as the wording tells, at least -1, (N, K); NaN if unknown.
         prompt_counted: whether the length of the small model's prompt is known.
         cuts: attempts that were cut at their longest; last_cut: whether the latest was.
         last_thinking: share of the latest attempt's tokens that were thinking.
@@ -430,6 +457,7 @@ class Episodes(Lockstep):
         n, k, r = num_episodes, num_answers, config.num_rungs
         self.lengths, self.priors = np.ones((n, r)), np.full((n, r), np.nan)
         self.readings = np.zeros((n, len(config.readings)))
+        self.plan_worths = np.full((n, len(config.plans)), np.nan)
         self._vote_weight = np.array(config.vote_weights)
         self._tie_breaks = np.reshape(config.tie_breaks, (-1, 4))
         self.prompt_counted = np.ones(n, bool)
@@ -485,7 +513,8 @@ class Episodes(Lockstep):
         Args:
             rows: which episodes.
             limits: (n, R) attempts that can be had per rung.
-            difficulty: (n, R) or (n, 2R), `Difficulty.outlook` of the question; NaN if unknown.
+            difficulty: (n, R), (n, 2R) or (n, 2R + 2K), `Difficulty.outlook` of the question; NaN
+                if unknown.
             prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
             readings: (n, F) what the wordings tell; NaN if unknown.
             terms: for `begin`.
@@ -505,9 +534,14 @@ class Episodes(Lockstep):
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
         self.last_answer[rows] = NO_ANSWER
-        chances, lengths = np.split(difficulty, [self.config.num_rungs], axis=1)
+        r, k = self.config.num_rungs, len(self.config.plans)
+        chances, lengths, plans = np.split(difficulty, (r, 2 * r), axis=1)
         self.begin(rows, difficulty=chances, **terms)
         self.priors[rows] = chance(chances)
+        self.plan_worths[rows] = np.nan
+        if k and plans.size:
+            right, cost = chance(plans[:, :k]), chance(plans[:, k:]) * self.config.plan_costs
+            self.plan_worths[rows] = np.maximum(right - self.price[rows, None] * cost, -1.0)
         self.lengths[rows] = mean = self.config.mean_lengths
         if lengths.size:
             self.lengths[rows] = mean * np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))

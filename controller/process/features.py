@@ -203,9 +203,9 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def followed_by(self, *more: Feature) -> FeatureTable:
-        """The same with further features at the end."""
-        return FeatureTable(self.version, *self.features, *more, seen=self._seen, added=len(more))
+    def followed_by(self, *more: Feature, outside: int = 0) -> FeatureTable:
+        """The same with further features at the end, the last `outside` ones from outside."""
+        return FeatureTable(self.version, *self.features, *more, seen=self._seen, added=outside)
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:

@@ -222,6 +222,20 @@ def menu_features(arms: tuple[str, ...]) -> FeatureTable:
     # fmt: on
 
 
+def plan_features(plans: tuple[str, ...]) -> tuple[Feature, Feature]:
+    """What the wording tells of each of K plans."""
+    group = DIFFICULTY[0].group
+    # fmt: off
+    return (
+        Feature("worth", group, "accuracy", KNOWN, lambda s: s.e.plan_worths.T,
+                "chance that following the plan ends right, less price x what it costs", plans),
+        Feature("worth_behind", group, "accuracy", KNOWN,
+                lambda s: s.e.plan_worths.T - s.e.plan_worths.T.max(0),
+                "the same less that of the best plan", plans),
+    )
+    # fmt: on
+
+
 def _made(s: AttemptsSeen) -> Ints:
     return s.e.counts.T
 

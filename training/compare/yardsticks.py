@@ -200,6 +200,8 @@ _LEAVES = (3, 10, 30, 100)
 _TARGET_PRICES = 4
 _EXPLAINED = 0.95
 """Share of the variance of utilities at these prices that trees are grown by."""
+_PICKING_LEAF, _LEAST_GAIN = 5, 1e-4
+"""Least questions in a leaf where plans are picked, and what a plan has to add to mean utility."""
 
 
 def select_plans(
@@ -217,10 +219,8 @@ def select_plans(
     Returns:
         (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.
     """
-    right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
+    right, cost, targets = _targets(plans, prices)
     known, new = (np.ascontiguousarray(x, np.float32) for x in (known, new))
-    some = prices[:: -(-len(prices) // _TARGET_PRICES)]
-    targets = _components(np.hstack([_scaled(right - price * cost) for price in some]))
     outcomes, rows = np.hstack([right, cost]), np.arange(len(known))
     choice, expected = np.zeros((len(prices), len(new)), np.int64), np.full(len(prices), -np.inf)
     for leaf in _LEAVES:
@@ -231,6 +231,41 @@ def select_plans(
             if utility > expected[p]:
                 expected[p], choice[p] = utility, picked
     return choice, expected
+
+
+def pick_plans(
+    known: NDArray[np.float32], plans: Sequence[Played], prices: Floats, most: int
+) -> list[int]:
+    """Positions of few plans that a selector does nearly as well with, the best one first.
+
+    Arguments are those of `select_plans`; what each adds is told out of bag.
+    """
+    right, cost, targets = _targets(plans, prices)
+    known = np.ascontiguousarray(known, np.float32)
+    (held, _) = _outcomes(known, known[:1], targets, np.hstack([right, cost]), _PICKING_LEAF)
+    expected, found = (x - prices[:, None, None] * y for x, y in (held, (right, cost)))
+    # Nothing done is worth nothing; (P, Q) each.
+    hoped, gained = np.zeros((2, *expected.shape[:2]))
+    picked: list[int] = []
+    while len(picked) < most:
+        better = expected > hoped[..., None]  # (P, Q, K)
+        totals = np.where(better, found, gained[..., None]).mean((0, 1))
+        best = int(totals.argmax())
+        if totals[best] < gained.mean() + _LEAST_GAIN:
+            break
+        picked.append(best)
+        hoped, gained = (
+            np.where(better[..., best], of[..., best], so_far)
+            for of, so_far in ((expected, hoped), (found, gained))
+        )
+    return picked
+
+
+def _targets(plans: Sequence[Played], prices: Floats) -> tuple[Floats, Floats, Floats]:
+    """What plans got right and spent, (Q, K) each, and what trees are grown by."""
+    right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
+    some = prices[:: -(-len(prices) // _TARGET_PRICES)]
+    return right, cost, _components(np.hstack([_scaled(right - price * cost) for price in some]))
 
 
 def _scaled(columns: Floats) -> Floats:

@@ -298,13 +298,11 @@ def _beginning(grown: Sequence[Any], most_leaves: int, mean: Floats, num_inputs:
     )
 
 
-FREE: Sequence[tuple[Reads, Fit]] = (
-    ("words", fit_linear),
-    ("shape", fit_networks),
-    ("shape", fit_forests),
-    ("words", fit_forests),
-)
-"""What the wording is read by; of each the best one."""
+TREES: Sequence[tuple[Reads, Fit]] = (("shape", fit_forests), ("words", fit_forests))
+"""What the wording is read by where questions are many; of each the best one."""
+
+FREE: Sequence[tuple[Reads, Fit]] = (("words", fit_linear), ("shape", fit_networks), *TREES)
+"""What it is read by, however many there are; of each the best one."""
 
 _WORTH = 0.01
 """Log loss that a prompt state must save."""
@@ -338,12 +336,29 @@ class Readings:
 
 def fit_readings(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
     """All single read-outs, which take most of the time that fitting takes."""
-    wording = (fit_readout(prompts, outcomes, reads, fit) for reads, fit in FREE)
     return Readings(
-        wording=[fit for fit in wording if fit is not None],
+        wording=_read_wording(prompts, outcomes, FREE),
         line=fit_readout(prompts, outcomes, "prompt", fit_linear),
         network=fit_readout(prompts, outcomes, "prompt", fit_networks),
     )
+
+
+def _read_wording(
+    prompts: QuestionTable, outcomes: Outcomes, by: Sequence[tuple[Reads, Fit]]
+) -> list[Fitted]:
+    fitted = (fit_readout(prompts, outcomes, reads, fit) for reads, fit in by)
+    return [fit for fit in fitted if fit is not None]
+
+
+def fit_plans(prompts: QuestionTable, right: Floats, cost: Floats) -> Fitted:
+    """`Difficulty.plans` and the outlook of these questions, each by read-outs without it.
+
+    Following K plans at Q questions was right and cost so much, (Q, K) each. What it costs is told
+    as its mean, as a share of the most: the mean of logarithms would be that of another quantity,
+    and lower for plans that cost little or much.
+    """
+    outcomes = Outcomes(np.hstack([right, cost / cost.max(0)]))
+    return stack(_read_wording(prompts, outcomes, TREES), outcomes)
 
 
 def fit_difficulty(

@@ -12,7 +12,7 @@ from controller.policy.floor import Floor
 from controller.policy.rules import Rule
 from controller.process.lockstep import Floats
 from envs.granularity import AnyTable
-from training.compare.simulate import play_rules
+from training.compare.simulate import Played, play_rules
 from training.granularity import learning_of
 
 FLOOR_PRICES = 12
@@ -38,6 +38,14 @@ class Rulebook:
     rules: Sequence[Rule]
 
     @classmethod
+    def varied(cls, process: Process, prices: Floats, table: AnyTable) -> Rulebook:
+        """Of each family the rule that does best at each price on a sample of questions."""
+        families = learning_of(process).families(process).values()
+        books = (cls(process=process, prices=prices, rules=rules) for rules in families)
+        rules = [rule for book in books for rule in book.shortlist(table, None, 1).rules]
+        return cls(process=process, prices=prices, rules=rules)
+
+    @classmethod
     def screened(
         cls, process: Process, prices: Floats, table: AnyTable, known: Floats | None
     ) -> Rulebook:
@@ -47,21 +55,29 @@ class Rulebook:
         rules += learning.routers(process) if known is not None else ()
         return cls(process=process, prices=prices, rules=rules).shortlist(table, known)
 
-    def shortlist(self, table: AnyTable, known: Floats | None) -> Rulebook:
-        """The rules that do best on a sample of Q questions at some price."""
+    def shortlist(
+        self, table: AnyTable, known: Floats | None, finalists: int = _FINALISTS
+    ) -> Rulebook:
+        """The rules, so many at each price, that do best on a sample of Q questions."""
         every = slice(None, None, max(1, len(table) // _SCREENING_QUESTIONS))
         sample = table.take(np.arange(len(table))[every])
-        totals = self._utilities(sample, None if known is None else known[every], 2).sum(2)
-        best = np.argsort(-totals, axis=1)[:, :_FINALISTS]
+        played = self.play(sample, None if known is None else known[every], 2)
+        totals = self._utilities(played).sum(2)
+        best = np.argsort(-totals, axis=1)[:, :finalists]
         return replace(self, rules=[self.rules[i] for i in np.unique(best)])
 
     def utilities(self, table: AnyTable, known: Floats | None) -> Floats:
         """Of every rule on every question at every price, (P, rules, Q)."""
-        repeats = int(np.clip(_EPISODES // max(len(table), 1), 1, 8))
-        return self._utilities(table, known, repeats)
+        return self._utilities(self.play(table, known))
 
-    def _utilities(self, table: AnyTable, known: Floats | None, repeats: int) -> Floats:
-        played = play_rules(self.rules, table, self.process, difficulty=known, repeats=repeats)
+    def play(
+        self, table: AnyTable, known: Floats | None = None, repeats: int | None = None
+    ) -> list[Played]:
+        """How every rule does on Q questions, in as many orders of their attempts as suit them."""
+        repeats = repeats or int(np.clip(_EPISODES // max(len(table), 1), 1, 8))
+        return play_rules(self.rules, table, self.process, difficulty=known, repeats=repeats)
+
+    def _utilities(self, played: Sequence[Played]) -> Floats:
         return np.array([[p.utility(price) for p in played] for price in self.prices])
 
     def best(self, utilities: Floats) -> Floor:

@@ -28,7 +28,7 @@ from controller.policy.calibration import Calibration
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.training_range import Support
-from controller.process.episodes import EpisodeConfig
+from controller.process.episodes import EpisodeConfig, Plan
 from controller.process.lockstep import Bools, Floats
 from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
@@ -40,13 +40,14 @@ from envs.traces.summary import answer_warnings
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play_checkpoint, utilities
-from training.compare.yardsticks import best_rule_utilities
+from training.compare.yardsticks import best_rule_utilities, pick_plans
 from training.granularity import learning_of
 from training.learn.calibration import with_calibration, with_tie_breaks
 from training.learn.config import LEARNERS, SEGMENT_DEFAULTS, TrainConfig
 from training.learn.difficulty import (
     Readings,
     fit_difficulty,
+    fit_plans,
     fit_readings,
     with_prompt_lengths,
 )
@@ -61,6 +62,9 @@ _CALIBRATION_PRICES = 31
 
 _SUPPORT_STEPS = 64
 """Random steps per environment that tell which observations there are."""
+
+PLAN_QUESTIONS, MOST_PLANS = 1000, 8
+"""Questions to learn from at which plans are read from wordings, and how many plans, at most."""
 
 CHECKS = 20
 """How often, at least, training looks at the validation split."""
@@ -125,11 +129,45 @@ class Prepared:
         tuning = self.tuning
         if not isinstance(self.train, TraceTable):
             return None
-        low, high = self.prices.low, self.prices.high
-        prices = self.prices.grid(FLOOR_PRICES if low < high else 1)
         known = tuning.train_outlook
-        rulebook = Rulebook.screened(self.process, prices, tuning.train, known)
+        rulebook = Rulebook.screened(self.process, self.rule_prices, tuning.train, known)
         return rulebook, rulebook.utilities(tuning.train, known)
+
+    @property
+    def rule_prices(self) -> Floats:
+        """Prices at which rules are compared."""
+        return self.prices.grid(FLOOR_PRICES if self.prices.low < self.prices.high else 1)
+
+    def with_plans(self, rules: Sequence[Any]) -> Prepared:
+        """The same, where a policy also sees what the wording tells of following each rule."""
+        process = self.process
+        if not rules or self.difficulty is None or self.train_outlook is None:
+            return self
+        assert isinstance(process, EpisodeConfig)  # Inside attempts there are none.
+        book = Rulebook(process=process, prices=self.rule_prices, rules=rules)
+        played = book.play(self.train)
+        right, cost = (np.array([getattr(p, name) for p in played]).T for name in ("right", "cost"))
+        read, known = fit_plans(self.train, right, cost)
+        plans = tuple(map(Plan, map(str, rules), cost.max(0).tolist()))
+        return replace(
+            self,
+            process=replace(process, plans=plans),
+            difficulty=replace(self.difficulty, plans=read),
+            train_outlook=np.hstack([self.train_outlook, known]),
+        )
+
+    def picked_plans(self) -> list[Any]:
+        """Rules that a plan selector does well with, where there are questions enough to tell."""
+        if len(self.train) < PLAN_QUESTIONS or not isinstance(self.train, TraceTable):
+            return []
+        sample = self.tuning.train
+        words = sample.features("words")
+        if words is None:
+            return []
+        book = Rulebook.varied(self.process, self.rule_prices, sample)
+        return [
+            book.rules[i] for i in pick_plans(words, book.play(sample), book.prices, MOST_PLANS)
+        ]
 
     @cached_property
     def best_rule(self) -> float:
@@ -179,7 +217,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         train, process = with_calibration(train, process)
     if isinstance(process, EpisodeConfig):
         process = with_tie_breaks(train, process)
-    return Prepared(
+    prepared = Prepared(
         models=models,
         train=train,
         validation=validation,
@@ -190,6 +228,14 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         train_outlook=outlook,
         read=read,
     )
+    if config.start:
+        # Who starts from another controller sees what that one sees.
+        named = getattr(load_any(config.start).config, "plan_names", ())
+        rules = dict.fromkeys(rule for rule in learning.rules(process) if str(rule) in named)
+        return prepared.with_plans([*rules])
+    # Weights that serve any menu see nothing that is said of some of its rules.
+    shared = config.ppo.network == "shared"
+    return prepared if shared else prepared.with_plans(prepared.picked_plans())
 
 
 class ControllerTraining:

@@ -3,6 +3,8 @@
 A bandit keeps to budgets, and learns which arm is worth its cost from the arms that it asked.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from training.compare.yardsticks import (
     features_of,
     kind_of,
     learn_paced,
+    pick_plans,
     select_plans,
 )
 
@@ -66,6 +69,19 @@ def test_plans_that_are_all_the_same_are_picked_from_nevertheless():
     choice, expected = select_plans(known, [plan, plan], known[:3], np.array([0.1]))
     assert choice.shape == (1, 3)
     assert expected == pytest.approx([0.9])
+
+
+def test_few_plans_do_for_a_selector_the_best_one_first():
+    """An arm that solves the hard ones is worth adding to one that solves the easy ones, once."""
+    plans = [
+        Played(right=right, cost=cost, tokens=cost, rounds=cost, actions=np.zeros((3000, 4)))
+        for right, cost in zip(RIGHT.T, COST.T, strict=True)
+    ]
+    known = np.column_stack([HARD, RNG.random(3000)]).astype(np.float32)
+    never = replace(plans[0], right=0 * plans[0].right)
+    assert pick_plans(known, [never, plans[1], *plans], np.array([1e-2]), 8) in ([1, 2], [3, 2])
+    assert pick_plans(known, plans, np.array([1e-2]), 1) == [1]
+    assert pick_plans(known, plans, np.array([10.0]), 8) == []
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,10 @@ import torch
 
 from controller.backends.base import run_now
 from controller.core import Episode
+from controller.granularity import granularity_of
+from controller.policy.rules import AlwaysLarge, SelfConsistency
+from controller.process.episodes import Plan
+from controller.process.lockstep import chance
 from controller.process.terms import Terms
 from controller.process.wording import (
     NUM_SHAPE_FEATURES,
@@ -17,16 +21,19 @@ from controller.process.wording import (
     shape_features,
     text_features,
 )
+from envs.granularity import replay_of
 from envs.traces.table import build_table
-from training.compare.simulate import outlook
+from training.compare.simulate import outlook, play_rules
 from training.learn import difficulty
 from training.learn.difficulty import (
     Outcomes,
+    attempt_outcomes,
     cross_fit,
     fit_difficulty,
     fit_forests,
     fit_linear,
     fit_networks,
+    fit_plans,
     fit_readout,
     neighbours,
 )
@@ -198,6 +205,59 @@ def test_a_live_episode_reads_questions_as_replay_does(train, validation, config
         run_now(episode.begin())
         np.testing.assert_array_equal(episode.state.difficulty[0], expected[q])
         assert episode.cost == (0 if readout.is_free else validation.table.prompt_tokens[q, 0])
+
+
+@pytest.fixture(scope="module")
+def planned(train, config):
+    """A read-out with those of two plans, the outlook of `train` by these, and the process."""
+    rules = SelfConsistency(1), AlwaysLarge()
+    played = play_rules(rules, train, config, repeats=2)
+    right, cost = (np.array([getattr(p, name) for p in played]).T for name in ("right", "cost"))
+    plans, known = fit_plans(train, right, cost)
+    process = replace(config, plans=tuple(map(Plan, map(str, rules), cost.max(0).tolist())))
+    arms, _ = fit_difficulty(train, attempt_outcomes(train))
+    return replace(arms, plans=plans), known, process
+
+
+def test_what_a_plan_costs_is_told_as_its_mean_however_it_varies(wordings):
+    cost = np.where(np.arange(len(wordings)) % 2, 1.0, 100.0)[:, None]
+    _, known = fit_plans(wordings, np.ones_like(cost), cost)
+    assert 100 * chance(known[:, 1]).mean() == pytest.approx(cost.mean(), rel=0.05)
+
+
+def test_plans_are_worth_the_same_live_and_in_replay(planned, validation):
+    readout, known, process = planned
+    assert known.shape == (len(known), 4)
+    prices = np.array([1e-5, 1e-3])
+    told = outlook(readout, validation.table)
+    replay = replay_of(validation.table, process, 2, difficulty=told)
+    replay.begin(np.arange(2), np.array([0, 7]), prices)
+    right, share = np.split(chance(told[[0, 7], -4:]), 2, axis=1)
+    worths = right - prices[:, None] * share * [plan.cost for plan in process.plans]
+    np.testing.assert_array_equal(replay.episodes.plan_worths, np.maximum(worths, -1))
+    table = granularity_of(process).table
+    seen = table.observe(replay.episodes)
+    names = [f"{name}: {what}" for what in ("worth", "worth_behind") for name in process.plan_names]
+    places = [table.names.index(name) for name in names]
+    behind = worths - worths.max(1, keepdims=True)
+    np.testing.assert_allclose(seen[:, places], np.hstack([worths, behind]), atol=1e-6)
+    for row, (q, price) in enumerate(zip((0, 7), prices, strict=True)):
+        question = validation.questions[q]
+        terms = Terms(price=float(price))
+        episode = Episode(question, validation.backend, process, terms, difficulty=readout)
+        run_now(episode.begin())
+        np.testing.assert_array_equal(table.observe(episode.state)[0], seen[row])
+
+
+def test_plans_are_unknown_where_a_wording_is(planned, validation):
+    readout, _, process = planned
+    replay = replay_of(
+        validation.table, process, 1, difficulty=np.full((len(validation.table), 2), np.nan)
+    )
+    replay.begin(np.zeros(1, int), np.zeros(1, int), 1e-3)
+    assert np.isnan(replay.episodes.plan_worths).all()
+    assert np.isnan(readout.of_question("hi", None)[:, -4:]).all()
+    assert np.isfinite(granularity_of(process).table.observe(replay.episodes)).all()
 
 
 def test_no_wording_no_read_out(wordings):

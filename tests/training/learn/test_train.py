@@ -1,15 +1,18 @@
 """The training curve on disk."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from controller.checkpoint import is_finished, load_checkpoint
-from controller.errors import TraceFormatError
+from controller.checkpoint import SETTINGS_FILE, is_finished, load_checkpoint
+from controller.errors import CheckpointError, TraceFormatError
 from envs.traces.format import TraceSet
 from training.compare.simulate import outlook, play_checkpoint, play_rules
+from training.learn import train as learning
 from training.learn.config import LEAST_STEPS, STEPS_PER_ATTEMPT, STEPS_PER_QUESTION
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare, suited
@@ -155,3 +158,45 @@ def test_updates_that_a_kill_took_away_are_told_of_once(begin, tmp_path):
         curve.write('{"global_step": 12288}\n')
     go_on()
     assert told == [4096, 8192, 16384]
+
+
+@pytest.fixture(scope="module")
+def planned(few, tmp_path_factory):
+    """A trained controller that sees plans, as from many questions, and what it was made from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "PLAN_QUESTIONS", 50)
+        prepared = prepare(few, SETTINGS)
+    out = tmp_path_factory.mktemp("planned")
+    return ControllerTraining(few, SETTINGS, out, prepared).run(), prepared, out
+
+
+def test_many_questions_tell_a_policy_what_plans_are_worth(planned, few):
+    checkpoint, prepared, out = planned
+    process = prepared.process
+    assert 1 <= len(process.plans) <= learning.MOST_PLANS
+    assert prepare(few, SETTINGS).process.plans == ()
+    width = 2 * process.num_rungs + 2 * len(process.plans)
+    assert prepared.train_outlook.shape == (len(prepared.train), width)
+    assert f"{process.plan_names[0]}: worth" in checkpoint.granularity.features
+    loaded = load_checkpoint(out)
+    assert loaded.config == checkpoint.config
+    features = prepared.validation.features
+    np.testing.assert_array_equal(
+        loaded.difficulty.outlook(features), checkpoint.difficulty.outlook(features)
+    )
+
+
+def test_who_starts_from_a_controller_sees_its_plans(planned, few):
+    _, prepared, out = planned
+    started = prepare(few, replace(SETTINGS, start=str(out)))
+    assert set(started.process.plan_names) == set(prepared.process.plan_names)
+    shared = replace(SETTINGS.ppo, network="shared")
+    assert prepare(few, replace(SETTINGS, ppo=shared)).process.plans == ()
+
+
+def test_plans_without_their_read_outs_are_refused(planned, tmp_path):
+    shutil.copytree(planned[2], tmp_path / "copy")
+    settings = tmp_path / "copy" / SETTINGS_FILE
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "plan_reads": None}))
+    with pytest.raises(CheckpointError, match="plan_reads: expected those of plans"):
+        load_checkpoint(tmp_path / "copy")
