@@ -9,8 +9,10 @@ import numpy as np
 
 from controller.granularity import Process
 from controller.policy.floor import Floor
-from controller.policy.rules import Rule
-from controller.process.lockstep import Floats
+from controller.policy.network import Policy
+from controller.policy.rules import Rule, RulePolicy
+from controller.process.episodes import Episodes
+from controller.process.lockstep import Bools, Floats, Ints
 from envs.granularity import AnyTable
 from training.compare.simulate import Played, play_rules
 from training.granularity import learning_of
@@ -112,3 +114,24 @@ class Rulebook:
             rules=tuple(self.rules[rule] if behind[p] else None for p, rule in enumerate(best)),
             leads=tuple(leads.mean(1).tolist()),
         )
+
+
+class PlanFollower:
+    """Follows on each question the plan of the highest worth; see `Policy`.
+
+    It stops where none is worth anything. Where the wording tells nothing another policy decides.
+    """
+
+    def __init__(self, plans: Sequence[Rule], otherwise: Policy) -> None:
+        self.policies = [*map(RulePolicy, plans), otherwise]
+
+    def act(self, episodes: Episodes, mask: Bools) -> Ints:
+        """One allowed action per episode, (N,)."""
+        worths = episodes.plan_worths
+        followed = np.where(np.isnan(worths).any(1), worths.shape[1], worths.argmax(1))
+        actions = mask.argmax(1)  # STOP, where it is allowed
+        for place in np.unique(followed):
+            own = np.flatnonzero((followed == place) & ~(worths.max(1) <= 0))
+            if len(own):
+                actions[own] = self.policies[place].act(episodes.part(own), mask[own])
+        return actions

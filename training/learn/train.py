@@ -27,6 +27,7 @@ from controller.granularity import Process
 from controller.policy.calibration import Calibration
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
+from controller.policy.network import Policy
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig, Plan
 from controller.process.lockstep import Bools, Floats
@@ -51,7 +52,7 @@ from training.learn.difficulty import (
     fit_readings,
     with_prompt_lengths,
 )
-from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Rulebook
+from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, PlanFollower, Rulebook
 from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
 from training.ppo import PPO
@@ -92,6 +93,7 @@ class Prepared:
         train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
         read: single read-outs, fitted on `train`.
+        plans: rules whose worth a policy sees, as `EpisodeConfig.plans` names them.
     """
 
     models: tuple[ModelSpec, ...]
@@ -103,6 +105,7 @@ class Prepared:
     difficulty: Difficulty | None
     train_outlook: Floats | None
     read: Readings
+    plans: Sequence[Any] = ()
 
     def of(self, rows: Bools) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
@@ -154,6 +157,7 @@ class Prepared:
             process=replace(process, plans=plans),
             difficulty=replace(self.difficulty, plans=read),
             train_outlook=np.hstack([self.train_outlook, known]),
+            plans=rules,
         )
 
     def picked_plans(self) -> list[Any]:
@@ -355,20 +359,21 @@ class ControllerTraining:
 
     def _save_early(self, say: Callable[[str], None]) -> None:
         """A controller that can be used while it is trained: the best rules, at every price."""
-        prior = self._prior()
-        if prior is None or (self.out / SETTINGS_FILE).exists():
+        if self.prepared.rulebook is None or (self.out / SETTINGS_FILE).exists():
             return
+        rulebook, tuned = self.prepared.rulebook
         training = {"finished": None, "config": flat(self.config)}
-        checkpoint = replace(self._checkpoint(), floor=prior.floor, training=training)
+        checkpoint = replace(self._checkpoint(), floor=rulebook.best(tuned), training=training)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         say(f"{self.out}: can be used from now on; rules decide until the training has ended")
 
-    def _prior(self) -> FlooredPolicy | None:
-        """The best rules by `Prepared.tuning`."""
+    def _prior(self) -> Policy | None:
+        """The best rules by `Prepared.tuning`, or the plan of the highest worth."""
         if self.prepared.rulebook is None:
             return None
         rulebook, tuned = self.prepared.rulebook
-        return FlooredPolicy(self.ppo.policy, rulebook.best(tuned))
+        best, plans = FlooredPolicy(self.ppo.policy, rulebook.best(tuned)), self.prepared.plans
+        return PlanFollower(plans, otherwise=best) if plans else best
 
     def _floor(self) -> Floor | None:
         """Rules for prices at which the policy is behind them on questions not learnt from."""

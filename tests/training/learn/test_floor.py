@@ -1,12 +1,16 @@
 """Rules stand in for a policy that held-out questions do not show to be ahead."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
+from controller.process.episodes import Plan
+from envs.granularity import replay_of
 from training.compare.simulate import utilities
 from training.learn.difficulty import fold_of
-from training.learn.floor import Rulebook
+from training.learn.floor import PlanFollower, Rulebook
 
 PRICES = np.array([1e-7, 1e-2])
 
@@ -65,3 +69,15 @@ def test_a_policy_that_is_behind_by_chance_alone_decides(rulebook, halves):
     best, held = best[:, : len(swings)], held[..., : len(swings)]
     assert rulebook.floor(tuned, held, best - 0.01 + swings).share == 0
     assert rulebook.floor(tuned, held, best - 0.01).share == 1
+
+
+def test_the_plan_of_the_highest_worth_is_followed_if_any_has_worth(validation, config):
+    small, large = SelfConsistency(1), AlwaysLarge()
+    process = replace(config, plans=(Plan(str(small), 1.0), Plan(str(large), 1.0)))
+    replay = replay_of(validation.table, process, 4)
+    replay.begin(np.arange(4), np.arange(4), 1e-3)
+    episodes = replay.episodes
+    episodes.plan_worths[:] = [[0.2, 0.1], [0.1, 0.2], [-0.1, -0.2], [np.nan, np.nan]]
+    follower = PlanFollower([small, large], otherwise=RulePolicy(large))
+    taken = [process.actions[action].kind for action in follower.act(episodes, episodes.mask())]
+    assert taken == ["sample", "escalate", "stop", "escalate"]
