@@ -23,7 +23,6 @@ from controller.checkpoint import Checkpoint, is_finished, load_checkpoint
 from controller.files import write_text
 from controller.process.features import COUNTS, TERMS
 from controller.process.lockstep import Floats
-from controller.process.observation import FEATURES
 from envs.reward import LogUniform
 from envs.traces.format import TraceSet
 from envs.traces.table import build_table
@@ -41,11 +40,6 @@ from training.report.view import progress_bar
 
 Progress = Callable[[float, str], None]
 """Told the share of all work that is done, and what is worked on."""
-
-SIGNALS: Mapping[str, tuple[str, ...]] = {
-    group: names for group, names in FEATURES.groups.items() if group not in (TERMS, COUNTS)
-}
-"""Features that go together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +59,13 @@ class Variant:
     config: TrainConfig
 
 
-def variants(config: TrainConfig, prices: Sequence[float]) -> Iterator[Variant]:
-    """One without each signal, and one specialist for each of some prices."""
-    for signal, features in SIGNALS.items():
+def variants(
+    config: TrainConfig, groups: Mapping[str, tuple[str, ...]], prices: Sequence[float]
+) -> Iterator[Variant]:
+    """One without each signal among groups of features, and one specialist for each price."""
+    for signal, features in groups.items():
+        if signal in (TERMS, COUNTS):
+            continue
         ppo = replace(config.ppo, ignored_features=features)
         name = f"without {signal}".replace(" ", "-").replace("'", "")
         yield Variant(name=name, without=signal, price=None, config=replace(config, ppo=ppo))
@@ -115,7 +113,7 @@ def ablate(
         played = [(play_checkpoint(controller, test, p, repeats=repeats), p) for p in prices]
         return np.asarray(np.mean([found.utility(price) for found, price in played], axis=0))
 
-    todo = list(variants(suited(config, traces), chosen))
+    todo = list(variants(suited(config, traces), checkpoint.granularity.table.groups, chosen))
     paths = {variant.name: (out / variant.name).resolve() for variant in todo}
     jobs = [
         TrainJob(out=paths[variant.name], traces=traces.path.resolve(), config=variant.config)

@@ -44,6 +44,9 @@ class Plan:
     name: str
     cost: float
 
+    def __post_init__(self) -> None:
+        check_range(self, ("cost",), above=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
