@@ -110,10 +110,12 @@ class Lockstep:
         """The episodes of `rows`, to be looked at under the same names."""
         if rows is None:
             return self
+        whole, own = self.place
+        rows = own[rows]
         part = object.__new__(type(self))
         # Whatever else is wanted of it is looked up below, since most of it never is.
         part.__dict__.update(
-            config=self.config, num_episodes=len(rows), at=np.arange(len(rows)), _of=(self, rows)
+            config=self.config, num_episodes=len(rows), at=np.arange(len(rows)), _of=(whole, rows)
         )
         return part
 

@@ -200,6 +200,8 @@ def test_a_part_has_the_same_names_for_some_rows(process):
     assert part.spent.tolist() == [3, 1]
     assert (part.mask() == episodes.mask()[[2, 0]]).all()
     assert episodes.part(None) is episodes
+    assert part.part(np.array([1])).place == (episodes, [0])
+    assert part.part(np.array([1])).known_of_leader.tolist() == part.known_of_leader[:, 1:].tolist()
     with pytest.raises(AttributeError, match="spend"):
         _ = episodes.spend
 
