@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from errno import ENOSPC
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -15,8 +18,7 @@ from opentelemetry import trace
 
 from controller.errors import ConfigError
 
-episode_log = logging.getLogger("allot.episodes")
-"""Every question, with decisions, propensities and attempts."""
+_episodes = logging.getLogger("allot.episodes")
 
 
 def tell(
@@ -51,11 +53,54 @@ class JsonFormatter(logging.Formatter):
 
 
 class _WholeLines(WatchedFileHandler):
-    """Writes each line at once, so that those of several processes do not mix."""
+    """Writes each line at once, so that those of several processes do not mix.
+
+    Raises OSError where it cannot.
+    """
+
+    _torn = False
 
     def _open(self) -> TextIOWrapper:
-        file = open(self.baseFilename, "ab", buffering=0)  # noqa: SIM115 - the handler closes it
+        path = Path(self.baseFilename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab", buffering=0)  # noqa: SIM115 - the handler closes it
         return TextIOWrapper(file, encoding="utf-8", write_through=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        self.reopenIfNeeded()
+        self.stream = self.stream or self._open()
+        # What comes after a line that a full disk cut short begins on one of its own.
+        line = ("\n" * self._torn + self.format(record) + self.terminator).encode()
+        written = os.write(self.stream.fileno(), line)
+        self._torn = 0 < written < len(line)
+        if written < len(line):
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+
+class EpisodeLog:
+    """Logs every question, with decisions, propensities and attempts.
+
+    What cannot be written is lost, and no question fails by it: `on_lost` is called each time, and
+    standard error told at first, and once lines are written again.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost, self._lost = on_lost, 0
+
+    def write(self, fields: Mapping[str, Any]) -> None:
+        """Log what a question came to."""
+        try:
+            _episodes.info("episode", extra={"fields": fields})
+        except OSError as error:
+            self._on_lost()
+            self._lost += 1
+            if self._lost == 1:
+                tell("log_lost", logging.ERROR, why=str(error))
+        else:
+            if self._lost:
+                tell("log_goes_on", lost=self._lost)
+            self._lost = 0
 
 
 def configure(episodes: Path | None) -> None:
@@ -74,9 +119,8 @@ def configure(episodes: Path | None) -> None:
         logger.handlers, logger.propagate = [stderr], False
     if episodes is not None:
         try:
-            episodes.parent.mkdir(parents=True, exist_ok=True)
             file = _WholeLines(episodes)
         except OSError as error:
             raise ConfigError(f"log: expected a file that can be written: {error}") from None
         file.setFormatter(JsonFormatter())
-        episode_log.handlers, episode_log.propagate = [file], False
+        _episodes.handlers, _episodes.propagate = [file], False

@@ -110,6 +110,7 @@ class Metrics:
         self.tries = counter("allot_upstream_tries", "Requests to models.", ["model", "outcome"])
         self.upstream_seconds = duration("allot_upstream_seconds", "Per try.", ["model"])
         self.available = gauge("allot_model_available", "1 while worth asking.", ["model"])
+        self.log_lost = counter("allot_log_lost", "Lines of the log that cannot be written.")
         self.reloads = counter("allot_reloads", "Checkpoints read anew.", ["outcome"])
         self.policy = gauge("allot_policy", "1 for every arm's policy.", ["arm", "policy"])
         self._deciding: set[tuple[str, str]] = set()

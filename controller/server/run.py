@@ -40,7 +40,7 @@ from controller.server.app import Service
 from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
-from controller.server.logs import configure, episode_log, tell
+from controller.server.logs import EpisodeLog, configure, tell
 from controller.server.ops import Metrics, episode_fields
 from controller.server.shared import Shared, Store
 from controller.server.variants import Variant, Variants
@@ -71,10 +71,12 @@ def build_service(config: ServeConfig) -> Service:
     shared = Shared(config.workers, store)
     backend = build_backend(config, checkpoint, metrics, shared)
 
+    log = EpisodeLog(metrics.log_lost.inc)
+
     def on_served(served: Served) -> None:
         metrics.served(served)
         fields = episode_fields(served, texts=config.log_texts)
-        episode_log.info("episode", extra={"fields": fields})
+        log.write(fields)
 
     engine = Engine(
         build_variants(config, backend, metrics, shared),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from controller.loading import deployed_process
 from controller.process.observation import NUM_FEATURES
 from controller.server.config import ServeConfig
 from controller.server.keys import Keys, key_digest
+from controller.server.logs import _WholeLines
 from controller.server.run import _address, _listen, _Server, http_server, run_service
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
@@ -116,6 +118,7 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
         for n in range(12):
             asked = QUESTION.replace("44", str(44 + n))
             assert service.ask(asked, question_id=f"id {n}").status_code == 200
+        _answer_without_a_log(service, log)
         before = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]
         _reload(controller, service)
         after = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]
@@ -123,7 +126,7 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
         _refuse_broken(controller, service, after)
         _finish_what_was_begun(service, small)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert {row["policy"] for row in rows} == {before, after}
     decisions = [d for row in rows for d in row["decisions"]]
     assert all(0 < d["propensity"] <= 1 for d in decisions)
@@ -341,6 +344,36 @@ def test_an_address_can_be_opened_and_what_is_none_is_named():
 @pytest.mark.parametrize(("wanted", "kept"), [(0, 0), (0.2, 1), (30.0, 30)])
 def test_what_is_begun_has_no_less_time_than_was_said(service, wanted, kept):
     assert http_server(service.service, wanted).timeout_graceful_shutdown == kept
+
+
+def _answer_without_a_log(service, log):
+    """A directory that is gone is made anew; where that cannot be, answers go out all the same."""
+    away = log.parent.rename(log.parent.with_name("away"))
+    log.parent.touch()
+    for _ in range(2):
+        assert service.ask(QUESTION).status_code == 200
+    assert "Not a directory" in service.wait_for("log_lost")["why"]
+    assert "allot_log_lost_total 2.0" in service.http.get("/metrics").text
+    log.parent.unlink()
+    assert service.ask(QUESTION, question_id="id 12").status_code == 200
+    assert service.wait_for("log_goes_on")["lost"] == 2
+    kept = (away / log.name).read_text() + log.read_text()
+    log.write_text(kept)
+    assert sum('"log_lost"' in line for line in service.lines) == 1
+
+
+def test_a_line_that_a_full_disk_cuts_short_stays_alone(tmp_path, monkeypatch):
+    def cut(file, line):
+        return whole(file, line[:5])
+
+    whole, handler = os.write, _WholeLines(tmp_path / "log")
+    monkeypatch.setattr(os, "write", cut)
+    with pytest.raises(OSError, match="No space left"):
+        handler.emit(logging.makeLogRecord({"msg": "abcdefgh"}))
+    monkeypatch.setattr(os, "write", whole)
+    handler.emit(logging.makeLogRecord({"msg": "next"}))
+    handler.close()
+    assert (tmp_path / "log").read_text() == "abcde\nnext\n"
 
 
 def _import(tmp_path, log, rows):
