@@ -21,8 +21,9 @@ FLOOR_PRICES = 12
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
 
-_BEHIND = 0.005
-"""How far behind, beyond a standard error, a policy is where a rule decides: it starts as one."""
+_BEHIND, _ERRORS = 0.005, 2
+"""How far behind, beyond so many standard errors, a policy is where a rule decides: it starts as
+one."""
 
 _EPISODES = 3000
 """Of each rule at least, in up to eight orders of the attempts."""
@@ -108,7 +109,7 @@ class Rulebook:
         padded = np.pad(leads, ((1, 1), (0, 0)), "edge")
         smooth = (padded[:-2] + 2 * leads + padded[2:]) / 4
         error = smooth.std(1) / leads.shape[1] ** 0.5
-        behind = smooth.mean(1) + error < -_BEHIND
+        behind = smooth.mean(1) + _ERRORS * error < -_BEHIND
         return Floor(
             prices=tuple(self.prices.tolist()),
             rules=tuple(self.rules[rule] if behind[p] else None for p, rule in enumerate(best)),
