@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
@@ -362,7 +362,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file that is not trusted: few, small, finite float32 ones."""
     _check_file(path, "the weights of the controller")
     try:
-        tensors = load_file(path)
+        # A file that is mapped would go on deciding while another is copied over it.
+        tensors = load(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"{path}: expected a safetensors file: {error}") from None
     for name, tensor in tensors.items():

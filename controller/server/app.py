@@ -215,6 +215,9 @@ class Service:
                 events.put_nowait(form.answer(served))
             except REFUSED as error:
                 events.put_nowait(form.error(error))
+            except Exception as error:
+                bug(request, error)
+                events.put_nowait(form.error(HTTPException(500, "internal error")))
             finally:
                 events.put_nowait(None)
 
@@ -331,6 +334,9 @@ class Gate:
 
         try:
             await (self._refusal(scope) or self._app)(scope, receive, watched)
+        except Exception:
+            status = status or 500
+            raise
         finally:
             self._metrics.requests.labels(path, str(status or "gone")).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)

@@ -175,6 +175,7 @@ class ServeConfig:
             if rule is not None:
                 named_rule(rule)
         check_range(self, ("watch_s", "drain_s", "shutdown_s"), least=0)
+        check_range(self, ("max_new_tokens",), least=1)
         _ = self.standing
         if sum(variant.share for variant in self.variants) >= 1:
             raise ConfigError("variant: expected shares that leave something for the controller")

@@ -191,13 +191,16 @@ class Engine:
         self.escalations = Budgets(self.limits, self.shared.buckets())
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
+        self.refused: dict[str, str] = {}
+        """What lies on disk and was not taken up, by what it is."""
         """From training, that were found at the start."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
         decided = (warning for variant in self.variants.all for warning in variant.warnings)
-        return (*self.differences, *self.backend.notes, *self.shared.notes, *decided)
+        noted = (*self.differences, *self.backend.notes, *self.shared.notes, *decided)
+        return (*noted, *self.refused.values())
 
     async def answer(
         self,

@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,7 +52,8 @@ Tell = Callable[[str], None]
 
 NOT_STARTED = 2
 """Exit status of a worker that would fail again."""
-_RESTART_AFTER_S, _PREPARE_EVERY_S, _FAREWELL_S = 1.0, 5.0, 2.0
+_RESTART_AFTER_S, _RETRIED_AFTER_S, _PREPARE_EVERY_S, _FAREWELL_S = 1.0, 10.0, 5.0, 2.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -172,7 +172,9 @@ class Reloader:
             known = isinstance(error, AllotError)
             why = str(error) if known else f"{type(error).__name__}: {error}"
             tell("reload_refused", logging.ERROR, what=what, why=why)
+            self._service.engine.refused[what] = f"reload of {what} refused: {why}"
             return
+        self._service.engine.refused.pop(what, None)
         metrics.reloads.labels("done").inc()
         tell("reloaded", what=what, **fields)
 
@@ -262,7 +264,8 @@ class _Server(uvicorn.Server):
             return
         tell("draining", seconds=self._drain_s)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
+        # Not by the signal again: of two Ctrl-C uvicorn takes the second one for haste.
+        loop.call_later(self._drain_s, setattr, self, "should_exit", True)
 
 
 def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> None:
@@ -307,16 +310,19 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
     def hand_on(number: int, frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
             stopping.set()
+            listener.close()  # Who comes from now on is refused, and does not wait for an end.
         for worker in running:
             with suppress(ProcessLookupError):
                 os.kill(worker.pid or 0, number)
 
     def begin() -> None:
         worker = get_context("spawn").Process(target=_begin, args=(work, listener))
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, *_ENDING})
         worker.start()  # it inherits the mask, and takes signals once it knows what to do
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         running.append(worker)
+        if stopping.is_set():
+            worker.terminate()
 
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
@@ -324,10 +330,10 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
         os.environ[_MULTIPROC_DIR] = metrics
         for _ in range(workers):
             begin()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (*_ENDING, signal.SIGHUP):
             signal.signal(number, hand_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        failed = False
+        failed, first = False, set(running)
         while running:
             connection.wait([worker.sentinel for worker in running])
             for worker in [worker for worker in running if not worker.is_alive()]:
@@ -336,11 +342,12 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
                 if stopping.is_set():
                     continue
                 tell("worker_died", logging.ERROR, pid=worker.pid, status=worker.exitcode)
-                if worker.exitcode == NOT_STARTED:
+                started = worker.exitcode != NOT_STARTED
+                if not started and worker in first:
                     failed = True
                     hand_on(signal.SIGTERM, None)
-                else:
-                    time.sleep(_RESTART_AFTER_S)
+                # What one in the place of another cannot read may be mended, and the others serve.
+                elif not stopping.wait(_RESTART_AFTER_S if started else _RETRIED_AFTER_S):
                     begin()
         del os.environ[_MULTIPROC_DIR]
     if failed:
@@ -350,6 +357,7 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
 def _begin(work: Work, listener: socket.socket) -> None:
     # Ctrl-C reaches the parent alone, which hands it on.
     os.setpgrp()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     work(listener)
 
@@ -376,7 +384,7 @@ def _work(
     async def until_stopped() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wake)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             # uvicorn raises the signal again once all is done; ending was all that it asked for.
             signal.signal(number, lambda number, frame: None)
         watching = asyncio.create_task(reloader.watch(config.watch_s))

@@ -209,6 +209,7 @@ class Shared:
 
     def __init__(self, workers: int = 1, store: Store | None = None) -> None:
         self._workers, self._store = workers, store
+        self._tallies: dict[str, Tally] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -229,5 +230,7 @@ class Shared:
         return SharedBreaker(self._store, text_digest(name)) if self._store else CircuitBreaker()
 
     def tally(self, name: str) -> Tally:
-        """Of what questions cost."""
-        return SharedTally(self._store, name) if self._store else Tally()
+        """Of what questions cost; the same for the same name, as of a policy that is read anew."""
+        if self._store:
+            return SharedTally(self._store, name)
+        return self._tallies.setdefault(name, Tally())

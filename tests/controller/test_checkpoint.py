@@ -76,6 +76,17 @@ def test_round_trip(saved):
     assert (path / "README.md").read_text() == "# card\n"
 
 
+def test_a_file_that_is_copied_over_changes_nothing_that_was_loaded(saved):
+    loaded, weights = load_checkpoint(saved[1]), saved[1] / "controller.safetensors"
+    before = [parameter.clone() for parameter in loaded.policy.parameters()]
+    with weights.open("r+b") as file:
+        file.write(b"\0" * weights.stat().st_size)
+    for left, right in zip(loaded.policy.parameters(), before, strict=True):
+        assert torch.equal(left, right)
+    assert np.isfinite(loaded.difficulty.readouts[0].weights[0]).all()
+    assert loaded.difficulty.readouts[0].weights[0].any()
+
+
 def test_a_menu_is_kept_with_the_network_that_scores_its_actions(tmp_path, menu, menu_config):
     features, actions = len(granularity_of(menu_config).features), len(menu_config.actions)
     shape = PolicyConfig(num_features=features, num_actions=actions, network="shared")

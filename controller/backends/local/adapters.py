@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from controller.backends.local.kv import BASE, batches_by_length, forward, padded
@@ -227,7 +227,7 @@ def _spec(name: str, path: Path) -> AdapterSpec:
     held = [path / file for file in (_WEIGHTS, _SCORE) if (path / file).exists()]
     for file in held:
         digest.update(file.read_bytes())
-    tensors = load_file(held[0])
+    tensors = load(held[0].read_bytes())
     return AdapterSpec(
         name=name,
         parameters=sum(t.numel() for t in tensors.values() if t.is_floating_point()),
@@ -237,7 +237,7 @@ def _spec(name: str, path: Path) -> AdapterSpec:
 
 def _load_score(path: Path, local: LocalModel) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path / _SCORE)
+        tensors = load((path / _SCORE).read_bytes())
         calibration = tensors["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BackendError(

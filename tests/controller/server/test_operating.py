@@ -150,6 +150,8 @@ def _refuse_broken(controller, service, policy):
     service.wait_for("reload_refused")
     arms = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"]
     assert arms[0]["policy"] == policy
+    (warning,) = service.http.get("/ready").json()["warnings"]
+    assert warning.startswith("reload of policies refused: ")
 
 
 def test_what_is_on_disk_may_change_in_any_way(tmp_path, small, large):
@@ -324,6 +326,7 @@ def test_whoever_is_cut_off_is_told_before_the_loop_ends(service, monkeypatch):
     [
         ({"log": Path("/dev/null/episodes")}, "log: expected a file that can be written"),
         ({"log": Path("/")}, "log: expected a file that can be written"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, found 0"),
     ],
 )
 def test_a_log_that_cannot_be_written_is_refused(settings, message):
@@ -374,6 +377,18 @@ def test_a_line_that_a_full_disk_cuts_short_stays_alone(tmp_path, monkeypatch):
     handler.emit(logging.makeLogRecord({"msg": "next"}))
     handler.close()
     assert (tmp_path / "log").read_text() == "abcde\nnext\n"
+
+
+def test_of_two_interrupts_the_second_does_not_cut_the_draining_short(service):
+    server = _Server(service.service, ServeConfig(drain_s=0.1), lambda url: None)
+
+    async def interrupted():
+        server.handle_exit(signal.SIGINT, None)
+        server.handle_exit(signal.SIGINT, None)
+        await asyncio.sleep(0.3)
+
+    asyncio.run(interrupted())
+    assert (server.should_exit, server.force_exit) == (True, False)
 
 
 def _import(tmp_path, log, rows):

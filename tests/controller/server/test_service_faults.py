@@ -278,3 +278,19 @@ def test_what_a_providers_filter_keeps_out_is_the_askers_matter(serve, small, la
     assert (small.calls, large.calls) == (1, 1)
     small.script(completion())
     assert service.ask(price=DEAR).json()["allot"]["answer"] == "7"
+
+
+def test_a_bug_is_told_to_whoever_waits_and_counted_as_one(service, monkeypatch):
+    """In a stream as well: an event says that there is no answer."""
+
+    async def broken(*args, **kwargs):
+        raise IndexError
+
+    monkeypatch.setattr(service.service.engine, "answer", broken)
+    body = {"model": "allot", "messages": [{"role": "user", "content": "2+5="}]}
+    streamed = service.http.post("/v1/chat/completions", json={**body, "stream": True}).text
+    assert '"internal error"' in streamed
+    assert service.http.post("/v1/chat/completions", json=body).status_code == 500
+    counted = httpx2.get(f"{service.http.base_url}/metrics").text  # That one has been closed.
+    assert 'allot_requests_total{path="/v1/chat/completions",status="500"} 1.0' in counted
+    assert 'status="gone"' not in counted

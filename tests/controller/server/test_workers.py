@@ -15,6 +15,7 @@ import pytest
 
 from controller.errors import ConfigError
 from controller.server.config import Limits, ServeConfig
+from controller.server.keys import key_digest
 from tests.controller.server.test_shared import free_port, needs_store, store
 from tests.controller.server.upstream import completion, replying
 
@@ -106,6 +107,28 @@ def test_workers_spend_one_budget(small, large, tmp_path):
         found = list(pool.map(lambda _: ask(url), range(24)))
     # What both have under way at the limit may go out, and a minute refills five.
     assert 5 <= found.count(200) <= 5 + 4 + 2
+
+
+def test_what_cannot_be_read_keeps_a_worker_from_being_replaced_and_no_more(small, large, tmp_path):
+    """The other one serves on, and a new one comes once the file is mended; SIGTERM ends all."""
+    keys = tmp_path / "keys"
+    good = f"ann {key_digest('k1')}\n"
+    keys.write_text(good)
+    options = "--keys", str(keys), "--watch-s", "0"
+    with serving(small, large, tmp_path / "log.jsonl", *options) as (process, url, told):
+        keys.write_text("bob zzz\n")
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        wait_for(lambda: '"not_started"' in told.read_text(), process)
+        assert httpx2.get(f"{url}/live").status_code == 200
+        keys.write_text(good)
+        wait_for(lambda: told.read_text().count('"listening"') == 3, process)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        wait_for(lambda: told.read_text().count('"worker_died"') == 3, process)
+        process.terminate()  # while another is about to be begun
+        assert process.wait(30) == 0
+        assert workers_of(process) == []
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(f"{url}/live")
 
 
 def test_workers_end_with_their_parent(small, large, tmp_path):
