@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -53,6 +54,8 @@ Tell = Callable[[str], None]
 NOT_STARTED = 2
 """Exit status of a worker that would fail again."""
 _RESTART_AFTER_S, _RETRIED_AFTER_S, _PREPARE_EVERY_S, _FAREWELL_S = 1.0, 10.0, 5.0, 2.0
+_FILES_PER_QUESTION, _OTHER_FILES = 2, 512
+"""A client and a model at a time; libraries, logs, connections that are kept."""
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -275,6 +278,7 @@ def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> N
         ConfigError: the port cannot be had, or the log cannot be written.
     """
     configure(config.log)
+    allow_files(_FILES_PER_QUESTION * config.limits.max_in_flight + _OTHER_FILES)
     service = build_service(config) if config.workers == 1 else None
     with _listen(config.host, config.port) as listener:
         if service is not None:
@@ -283,6 +287,16 @@ def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> N
             on_listening(_address(listener))
             supervise(partial(_work_beside, config), listener, config.workers)
     tell("stopped")
+
+
+def allow_files(wanted: int) -> None:
+    """Raise this process's limit of open files to so many, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        tell("few_files", logging.WARNING, limit=most, wanted=wanted)
 
 
 def _work_beside(config: ServeConfig, listener: socket.socket) -> None:

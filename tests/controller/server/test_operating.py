@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from controller.process.observation import NUM_FEATURES
 from controller.server.config import ServeConfig
 from controller.server.keys import Keys, key_digest
 from controller.server.logs import _WholeLines
-from controller.server.run import _address, _listen, _Server, http_server, run_service
+from controller.server.run import _address, _listen, _Server, allow_files, http_server, run_service
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
@@ -377,6 +378,18 @@ def test_a_line_that_a_full_disk_cuts_short_stays_alone(tmp_path, monkeypatch):
     handler.emit(logging.makeLogRecord({"msg": "next"}))
     handler.close()
     assert (tmp_path / "log").read_text() == "abcde\nnext\n"
+
+
+def test_as_many_files_may_be_open_as_questions_in_flight_need():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allow_files(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, before[1])
+        allow_files(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_of_two_interrupts_the_second_does_not_cut_the_draining_short(service):
