@@ -242,3 +242,9 @@ def test_room_is_for_all_and_of_those_that_live(monkeypatch):
         other.leave()
     assert other.enter()
     assert not other.enter()
+
+
+def test_what_a_policys_questions_cost_is_known_when_it_is_read_anew():
+    shared = Shared()
+    assert shared.tally("main 1") is shared.tally("main 1")
+    assert shared.tally("main 1") is not shared.tally("main 2")
