@@ -40,9 +40,6 @@ CHECKPOINT_VERSION = 4
 SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"
 MAX_FILE_BYTES = 64 * 2**20
 
-_READOUTS = ("difficulty", "plans", "value")
-"""Read-outs that a checkpoint may hold; their arrays are tensors under these names."""
-
 
 HUB_SCHEME = "hf://"
 """Marks a model that lies on the Hub rather than in a directory."""
@@ -154,8 +151,8 @@ def save_checkpoint(
     weights = {f"policy/{k}": v for k, v in checkpoint.policy.state_dict().items()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     plans = checkpoint.difficulty and checkpoint.difficulty.plans
-    readouts = (checkpoint.difficulty, plans, checkpoint.value)
-    held = {n: r for n, r in zip(_READOUTS, readouts, strict=True) if r is not None}
+    readouts = {"difficulty": checkpoint.difficulty, "plans": plans, "value": checkpoint.value}
+    held = {name: readout for name, readout in readouts.items() if readout is not None}
     for name, readout in held.items():
         for key, array in readout.arrays().items():
             tensors[f"{name}/{key}"] = torch.from_numpy(np.ascontiguousarray(array))

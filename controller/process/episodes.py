@@ -541,10 +541,11 @@ class Episodes(Lockstep):
         chances, lengths, plans = np.split(difficulty, (r, 2 * r), axis=1)
         self.begin(rows, difficulty=chances, **terms)
         self.priors[rows] = chance(chances)
-        self.plan_worths[rows] = np.nan
         if k and plans.size:
             right, cost = chance(plans[:, :k]), chance(plans[:, k:]) * self.config.plan_costs
             self.plan_worths[rows] = np.maximum(right - self.price[rows, None] * cost, -1.0)
+        elif k:
+            self.plan_worths[rows] = np.nan
         self.lengths[rows] = mean = self.config.mean_lengths
         if lengths.size:
             self.lengths[rows] = mean * np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))

@@ -217,7 +217,7 @@ class Service:
                 events.put_nowait(form.error(error))
             except Exception as error:
                 bug(request, error)
-                events.put_nowait(form.error(HTTPException(500, "internal error")))
+                events.put_nowait(form.error(error))
             finally:
                 events.put_nowait(None)
 

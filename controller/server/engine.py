@@ -191,9 +191,9 @@ class Engine:
         self.escalations = Budgets(self.limits, self.shared.buckets())
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
+        """From training, that were found at the start."""
         self.refused: dict[str, str] = {}
         """What lies on disk and was not taken up, by what it is."""
-        """From training, that were found at the start."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

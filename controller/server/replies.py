@@ -260,7 +260,7 @@ def error_json(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def refusal(error: Exception) -> tuple[int, Json]:
-    """Status and body of what clients are told about an error that is not a bug."""
+    """Status and body of what clients are told about an error; nothing of a bug."""
     message = error.detail if isinstance(error, HTTPException) else str(error)
     param = message.partition(":")[0]
     if isinstance(error, NoAnswerError):
@@ -278,6 +278,8 @@ def refusal(error: Exception) -> tuple[int, Json]:
         return status, error_json(message, kind, about, name)
     if isinstance(error, ValidationError):
         message, param = complaint(error)
+    elif not isinstance(error, REFUSED):
+        return 500, error_json("internal error", "server_error")
     return 400, error_json(message, "invalid_request_error", param)
 
 
@@ -327,7 +329,8 @@ def refused(request: Request, error: Exception) -> Response:
 def bug(request: Request, error: Exception) -> Response:
     """A 500 that tells the log where, and the client nothing."""
     tell("bug", logging.ERROR, error=error, path=request.url.path)
-    return JSONResponse(error_json("internal error", "server_error"), 500)
+    status, body = refusal(error)
+    return JSONResponse(body, status)
 
 
 REFUSED = (HTTPException, ValidationError, NoAnswerError, ConfigError, CheckpointError)

@@ -35,7 +35,15 @@ from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
-from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
+from training.compare.simulate import (
+    Played,
+    outcomes_of,
+    outlook,
+    play_checkpoint,
+    play_rules,
+    pool,
+    select,
+)
 from training.compare.yardsticks import (
     clairvoyant,
     features_of,
@@ -354,11 +362,8 @@ class _Contest:
         plans: list[Any] = [*arms, give_up]  # the last one is also number -1
         tuned = self._play(self.tuning, plans, config, known[0])
         tested = self._play(self.test, plans, config, known[1])
-        right, cost = (
-            np.array([getattr(p, name) for p in tuned[:-1]]).T for name in ("right", "cost")
-        )
         features = [features_of(difficulty[:, : len(arms)]) for difficulty in known]
-        bandit = learn_paced(features[0], right, cost)
+        bandit = learn_paced(features[0], *outcomes_of(tuned[:-1]))
         by_budget = [
             [select(played, choice % len(plans)) for choice in bandit.choose(of)]
             for of, played in zip(features, (tuned, tested), strict=True)

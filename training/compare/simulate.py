@@ -63,6 +63,11 @@ class Played:
         return cls(**{name: together(column) for name, column in columns.items()})
 
 
+def outcomes_of(played: Sequence[Played]) -> tuple[Floats, Floats]:
+    """What K policies got right and spent on Q questions, (Q, K) each."""
+    return np.array([p.right for p in played]).T, np.array([p.cost for p in played]).T
+
+
 def play(
     policy: Policy,
     table: AnyTable,

@@ -31,7 +31,7 @@ from envs.granularity import AnyTable, AnyTraces
 from envs.questions.grader import KindGrader
 from envs.traces.table import TraceTable
 from training.compare.results import KeptAccuracy, KeptCost, Promises
-from training.compare.simulate import Played, play_checkpoint, play_rules
+from training.compare.simulate import Played, outcomes_of, play_checkpoint, play_rules
 from training.granularity import learning_of
 from training.learn.forests import grow
 
@@ -242,7 +242,7 @@ def pick_plans(
     """
     right, cost, targets = _targets(plans, prices)
     known = np.ascontiguousarray(known, np.float32)
-    (held, _) = _outcomes(known, known[:1], targets, np.hstack([right, cost]), _PICKING_LEAF)
+    held, _ = _outcomes(known, known[:1], targets, np.hstack([right, cost]), _PICKING_LEAF)
     expected, found = (x - prices[:, None, None] * y for x, y in (held, (right, cost)))
     # Nothing done is worth nothing; (P, Q) each.
     hoped, gained = np.zeros((2, *expected.shape[:2]))
@@ -263,7 +263,7 @@ def pick_plans(
 
 def _targets(plans: Sequence[Played], prices: Floats) -> tuple[Floats, Floats, Floats]:
     """What plans got right and spent, (Q, K) each, and what trees are grown by."""
-    right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
+    right, cost = outcomes_of(plans)
     some = prices[:: -(-len(prices) // _TARGET_PRICES)]
     return right, cost, _components(np.hstack([_scaled(right - price * cost) for price in some]))
 

@@ -128,11 +128,11 @@ class PlanFollower:
 
     def act(self, episodes: Episodes, mask: Bools) -> Ints:
         """One allowed action per episode, (N,)."""
-        worths = episodes.plan_worths
+        worths, stop = episodes.plan_worths, -1
         followed = np.where(np.isnan(worths).any(1), worths.shape[1], worths.argmax(1))
+        followed[worths.max(1) <= 0] = stop
         actions = mask.argmax(1)  # STOP, where it is allowed
-        for place in np.unique(followed):
-            own = np.flatnonzero((followed == place) & ~(worths.max(1) <= 0))
-            if len(own):
-                actions[own] = self.policies[place].act(episodes.part(own), mask[own])
+        for place in np.setdiff1d(followed, [stop]):
+            own = np.flatnonzero(followed == place)
+            actions[own] = self.policies[place].act(episodes.part(own), mask[own])
         return actions

@@ -40,7 +40,7 @@ from envs.traces.format import TraceSet
 from envs.traces.summary import answer_warnings
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
-from training.compare.simulate import outlook, play_checkpoint, utilities
+from training.compare.simulate import outcomes_of, outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities, pick_plans
 from training.granularity import learning_of
 from training.learn.calibration import with_calibration, with_tie_breaks
@@ -148,8 +148,7 @@ class Prepared:
             return self
         assert isinstance(process, EpisodeConfig)  # Inside attempts there are none.
         book = Rulebook(process=process, prices=self.rule_prices, rules=rules)
-        played = book.play(self.train)
-        right, cost = (np.array([getattr(p, name) for p in played]).T for name in ("right", "cost"))
+        right, cost = outcomes_of(book.play(self.train))
         read, known = fit_plans(self.train, right, cost)
         plans = tuple(map(Plan, map(str, rules), cost.max(0).tolist()))
         return replace(

@@ -223,11 +223,9 @@ def _check(local: LocalModel, name: str, path: Path, files: Sequence[str]) -> No
 
 
 def _spec(name: str, path: Path) -> AdapterSpec:
-    digest = hashlib.sha256()
-    held = [path / file for file in (_WEIGHTS, _SCORE) if (path / file).exists()]
-    for file in held:
-        digest.update(file.read_bytes())
-    tensors = load(held[0].read_bytes())
+    files = (path / file for file in (_WEIGHTS, _SCORE))
+    held = [file.read_bytes() for file in files if file.exists()]
+    digest, tensors = hashlib.sha256(b"".join(held)), load(held[0])
     return AdapterSpec(
         name=name,
         parameters=sum(t.numel() for t in tensors.values() if t.is_floating_point()),
