@@ -145,8 +145,8 @@ class LadderBuilder:
         prompts: what models are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
-        breaker: makes that of a server and the model asked of it, by a name for both; each
-            backend has one of its own when None.
+        breaker: makes that of a server and the model asked of it, by a name for both and the
+            model's; each backend has one of its own when None.
     """
 
     checkpoint: AnyCheckpoint
@@ -157,7 +157,7 @@ class LadderBuilder:
     prompts: Sequence[str] = ()
     max_new_tokens: int | None = None
     observe: Callable[[str, str, float], None] = lambda *_: None
-    breaker: Callable[[str], CircuitBreaker] | None = None
+    breaker: Callable[[str, str], CircuitBreaker] | None = None
     _loaded: dict[str, LocalModel] = field(default_factory=dict)
     _pulses: dict[str, Pulse] = field(default_factory=dict)
 
@@ -321,7 +321,7 @@ class LadderBuilder:
         return OpenAIBackend(
             endpoint,
             answers=answer_kind(self.checkpoint.answers),
-            breaker=self.breaker(f"{place.url} {place.model} {place.name}")
+            breaker=self.breaker(f"{place.url} {place.model} {place.name}", place.name)
             if self.breaker
             else None,
             pulse=self._pulses.setdefault(place.url or "", Pulse()),
@@ -361,3 +361,33 @@ def deployed_process(checkpoint: Checkpoint, backend: Backend) -> EpisodeConfig:
         reads_prompt=process.reads_prompt and backend.reads_prompts,
         max_revisions=process.max_revisions if backend.revises else 0,
     )
+
+
+def check_asked_alike(checkpoint: Checkpoint, began: Checkpoint) -> None:
+    """See that models that are asked as `began` wants are asked as another checkpoint wants, too.
+
+    Lengths of attempts are left out: a policy bears other ones.
+
+    Raises:
+        ConfigError: names, prompts, temperatures, further fields, or the kind of answers differ.
+    """
+    wanted, served = _asked(checkpoint), _asked(began)
+    for what, found in wanted.items():
+        if found != served[what]:
+            raise ConfigError(
+                f"{checkpoint.path}: expected the {what} that the models of this service are asked "
+                f"with since its start, {served[what]}, found {found}; restart it with this "
+                "checkpoint, or serve that by a service of its own"
+            )
+
+
+def _asked(checkpoint: Checkpoint) -> dict[str, object]:
+    models, inside = checkpoint.models, checkpoint.segment_controller
+    return {
+        "names of models": [model.name for model in models],
+        "prompts": [list(model.prompt) for model in models],
+        "temperatures": [model.temperature for model in models],
+        "further fields": [dict(model.body) for model in models],
+        "kind of answers": checkpoint.answers,
+        "price inside attempts": inside and inside[1],
+    }

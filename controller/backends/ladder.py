@@ -45,6 +45,10 @@ class Absent(Backend):
         """It never is."""
         return False
 
+    async def check(self) -> dict[str, str]:
+        """Whoever deploys the controller has named no such model."""
+        return {self.models[0].name: "not_named"}
+
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:

@@ -25,11 +25,15 @@ from controller.errors import ConfigError, check_range
 from controller.files import read_yaml
 from controller.process.actions import Tier
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Names of this machine."""
+
 _URLS = ("http://", "https://")
 _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
 _OPTIONS = ("tier", "family", "body", "prompt", "revises", "verifies", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
+_LIKE_OPTION = re.compile(r",\s*([A-Za-z_-]+)\s*=")
 _LOCAL_FIELDS = {"temperature", "num_loops"}
 _HUB_ID = re.compile(
     r"(?P<repo>(?P<owner>\w[\w.-]*)/\w[\w.-]*)(?:/(?P<file>(?:\w[\w.-]*/)*\w[\w.-]*\.gguf))?"
@@ -135,12 +139,17 @@ class ModelPlace:
             ConfigError: nothing is there, or something other than a model; or an option is none.
         """
         if isinstance(text, str) and (parts := _OPTION.split(text))[1:]:
-            options = dict(zip(parts[1::2], parts[2::2], strict=True))
+            names, said = parts[1::2], parts[2::2]
+            options = dict(zip(names, said, strict=True))
+            if len(options) < len(names):
+                raise ConfigError(f"arm {parts[0]}: expected each option once, found {names}")
+            _check_options(options.get("family", ""))
             return _with_options(cls.parse(parts[0], model=model), options)
         found = _NAMED.fullmatch(text) if isinstance(text, str) else None
         name, place = (found["name"], found["place"]) if found else (None, str(text))
         if place.startswith(_URLS):
             url, _, asked = place.partition("#")
+            _check_options(asked or url)
             asked = asked or model or ""
             if not asked:
                 raise ConfigError(
@@ -154,8 +163,17 @@ class ModelPlace:
             _check_file(path)
             own = path.resolve().name if path.is_dir() else path.stem
             return cls(text=place, name=name or own, path=path.resolve())
+        _check_options(place)
         _check_hub_id(place, is_path=isinstance(text, Path))
         return cls(text=place, name=name or place)
+
+
+def _check_options(rest: str) -> None:
+    """Raise where what is left of a word has an option that there is not."""
+    if found := _LIKE_OPTION.search(rest):
+        raise ConfigError(
+            f"arm: expected options of {', '.join(_OPTIONS)}, found {found[1]!r} in {rest!r}"
+        )
 
 
 def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,8 @@ def read_prompts(given: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
     found: dict[str, tuple[Message, ...]] = {}
     for text in given:
         name, equals, rest = text.partition("=")
-        if equals and name not in names and _is_file(rest):
+        slipped = get_close_matches(name, names) if equals else ()
+        if equals and name not in names and (slipped or _is_file(rest)):
             raise ConfigError(f"prompt: expected one of {list(names)} before '=', found {name!r}")
         key, text = (name, rest) if equals and name in names else ("", text)
         if key in found:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.backends.openai.backend import UNAVAILABLE
-from controller.server.config import LOOPBACK
+from controller.backends.places import LOOPBACK
 from controller.server.engine import NOBODY, Engine, Listener, Served, new_id
 from controller.server.keys import Keys
 from controller.server.ops import Metrics

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from controller.backends.places import NamedModels, Upstream
+from controller.backends.places import LOOPBACK, NamedModels, Upstream
 from controller.errors import ConfigError, check_range
 from controller.process.terms import Terms
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_DEADLINE_S = 600.0
 """Longest that a client may wait."""
 

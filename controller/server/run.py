@@ -32,7 +32,13 @@ from controller.answers import load_kind
 from controller.backends.base import Backend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.errors import AllotError, ConfigError
-from controller.loading import KEY_VARIABLE, LadderBuilder, deployed_process, model_places
+from controller.loading import (
+    KEY_VARIABLE,
+    LadderBuilder,
+    check_asked_alike,
+    deployed_process,
+    model_places,
+)
 from controller.policy.deciders import PolicyDecider
 from controller.policy.pricing import Pricing
 from controller.process.types import ModelSpec
@@ -82,7 +88,7 @@ def build_service(config: ServeConfig) -> Service:
         log.write(fields)
 
     engine = Engine(
-        build_variants(config, backend, metrics, shared),
+        build_variants(config, checkpoint, backend, metrics, shared),
         backend,
         limits=config.limits,
         shared=shared,
@@ -101,14 +107,21 @@ def _load(path: Path, config: ServeConfig) -> Checkpoint:
 
 
 def build_variants(
-    config: ServeConfig, backend: Backend, metrics: Metrics, shared: Shared
+    config: ServeConfig, began: Checkpoint, backend: Backend, metrics: Metrics, shared: Shared
 ) -> Variants:
-    """All variants, read from disk now."""
+    """All variants, read from disk now, for models that are asked as the checkpoint `began` wants.
+
+    Raises:
+        CheckpointError: one that cannot be read.
+        ConfigError: one that wants models asked in another way, or more or fewer of them.
+    """
     main = 1.0 - sum(variant.share for variant in config.variants)
     places = [VariantPlace(name="main", path=config.checkpoint, share=main), *config.variants]
     variants = []
     for place in places:
         checkpoint = _load(place.path, config)
+        process = deployed_process(checkpoint, backend)
+        check_asked_alike(checkpoint, began)
         if config.guard is not None and checkpoint.support is None:
             tell("no_guard", logging.WARNING, checkpoint=str(place.path))
         decider = PolicyDecider(
@@ -119,7 +132,7 @@ def build_variants(
             Variant(
                 name=place.name,
                 checkpoint=checkpoint,
-                process=deployed_process(checkpoint, backend),
+                process=process,
                 decider=decider,
                 pricing=Pricing(checkpoint, config.standing, tally),
                 share=place.share,
@@ -184,7 +197,11 @@ class Reloader:
     def _read_policies(self) -> Mapping[str, Any]:
         engine = self._service.engine
         engine.variants = build_variants(
-            self._config, engine.backend, self._service.metrics, engine.shared
+            self._config,
+            engine.variants.all[0].checkpoint,
+            engine.backend,
+            self._service.metrics,
+            engine.shared,
         )
         return {"policies": {variant.name: variant.digest for variant in engine.variants.all}}
 

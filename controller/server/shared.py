@@ -135,8 +135,10 @@ class SharedBreaker(CircuitBreaker):
     Each process knows of the others what it heard last, and goes on alone while the store is away.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
-        super().__init__()
+    def __init__(
+        self, store: Store, name: str, on_change: Callable[[str | None], None] = lambda why: None
+    ) -> None:
+        super().__init__(on_change=on_change)
         self._store, self._name, self._stale_at = store, name, 0.0
 
     @property
@@ -159,18 +161,19 @@ class SharedBreaker(CircuitBreaker):
             super().succeeded()
             self._ask("succeeded")
 
-    def failed(self) -> None:
+    def failed(self, why: str = "") -> None:
         """See `CircuitBreaker.failed`."""
-        super().failed()
-        self._ask("failed")
+        super().failed(why)
+        self._ask("failed", why)
 
-    def _ask(self, event: str) -> int | None:
+    def _ask(self, event: str, why: str = "elsewhere") -> int | None:
         """Tell the store, and take over what it says; whether a request may go out."""
         found = self._store.ask("breaker", self._name, event, self.failures, self.cooldown_s)
         self._stale_at = self._clock() + _FRESH_S
         if found is None:
             return None
-        self._in_a_row, self._not_before = int(found[0]), self._clock() + float(found[1])
+        self._count(int(found[0]), why)
+        self._not_before = self._clock() + float(found[1])
         return int(found[2])
 
 
@@ -224,10 +227,19 @@ class Shared:
         """For questions in flight."""
         return Room(most, self._workers, self._store)
 
-    def breaker(self, name: str) -> CircuitBreaker:
-        """Of a model behind a server."""
+    def breaker(self, name: str, model: str) -> CircuitBreaker:
+        """Of a model behind a server, a name for both, and what the log calls the model."""
+
+        def on_change(why: str | None) -> None:
+            if why is None:
+                tell("model_is_back", model=model)
+            else:
+                tell("model_is_away", logging.WARNING, model=model, why=why)
+
+        if self._store is None:
+            return CircuitBreaker(on_change=on_change)
         # Addresses may have passwords in them.
-        return SharedBreaker(self._store, text_digest(name)) if self._store else CircuitBreaker()
+        return SharedBreaker(self._store, text_digest(name), on_change)
 
     def tally(self, name: str) -> Tally:
         """Of what questions cost; the same for the same name, as of a policy that is read anew."""

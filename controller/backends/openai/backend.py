@@ -304,7 +304,7 @@ class OpenAIBackend(Backend):
             if error.kind == UNREADABLE and not error.wasted.processed_tokens:
                 error.wasted = reader.abandoned
             if error.blames_server:
-                self.breaker.failed()
+                self.breaker.failed(error.kind)
             raise
         except TimeoutError:
             outcome = DEADLINE

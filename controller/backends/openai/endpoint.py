@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -18,6 +19,7 @@ from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
 from controller.backends.openai.replies import Answered
 from controller.backends.openai.resilience import CompressedError, TooLargeError, UpstreamError
+from controller.backends.places import LOOPBACK
 from controller.backends.prompts import Message
 from controller.errors import ConfigError, check_range
 from controller.process.actions import ActionKind
@@ -119,7 +121,10 @@ class Endpoint:
     def client(self) -> AsyncOpenAI:
         """A client that never tries again, follows no redirects and takes no huge responses.
 
-        It reads no proxy settings and speaks HTTP through aiohttp, in half the time.
+        It speaks HTTP through aiohttp, in half the time.
+
+        Raises:
+            ConfigError: the environment names a proxy of another kind than HTTP's.
         """
 
         async def limit(response: httpx2.Response) -> None:
@@ -138,7 +143,9 @@ class Endpoint:
                 max_connections=self.max_connections, keepalive_expiry=_KEEPALIVE_S
             ),
             follow_redirects=False,
+            # Of the environment proxies alone count: a .netrc would take the place of keys.
             trust_env=False,
+            proxy=proxy_for(self.base_url),
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [limit]},
         )
@@ -193,6 +200,29 @@ class Endpoint:
             isinstance(count, int) and abs(count - parameters) <= _SAME_SIZE * parameters
             for count in told
         )
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY` says; None on this machine.
+
+    Hosts of `NO_PROXY` need none either.
+
+    Raises:
+        ConfigError: it is of another kind than HTTP's.
+    """
+    parts, proxies = urlsplit(url), getproxies()
+    host = parts.hostname or ""
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or host in LOOPBACK or proxy_bypass(host):
+        return None
+    if "://" not in proxy:
+        return f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"proxy: expected http://HOST:PORT in {parts.scheme.upper()}_PROXY or ALL_PROXY, found "
+            f"the scheme {proxy.partition(':')[0]!r}; name {host} in NO_PROXY to go without"
+        )
+    return proxy
 
 
 _PACKED, _UNREAD = {"gzip", "x-gzip", "deflate"}, {"br", "zstd", "compress", "x-compress"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import re
@@ -106,6 +107,8 @@ _ECHO = re.compile(
     re.DOTALL,
 )
 """What a server repeats of a prompt or an answer, and where its words go on."""
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+"""Of this process and this machine: no server is to blame."""
 PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, NO_KEY, NO_MODEL, _NO_CREDIT, _MOVED})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
@@ -164,6 +167,8 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
         failure.retryable &= headers.get("x-should-retry") != "false"
         return failure
     causes = list(_chain(error))
+    if any(isinstance(cause, OSError) and cause.errno in _NO_FILES for cause in causes):
+        return UpstreamError("too_many_open_files", blames_server=False, wasted=wasted)
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
     kind = next(kinds, "bad_response")
     return UpstreamError(kind, retryable=kind not in _GENERATED, wasted=wasted)
@@ -286,16 +291,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class CircuitBreaker:
-    """Leaves a server alone that fails so often in a row, and tries it once per cool-down."""
+    """Leaves a server alone that fails so often in a row, and tries it once per cool-down.
+
+    `on_change` is told why where it opens, and None where it closes.
+    """
 
     def __init__(
         self,
         failures: int = 5,
         cooldown_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[str | None], None] = lambda why: None,
     ) -> None:
         self.failures, self.cooldown_s, self._clock = failures, cooldown_s, clock
-        self._in_a_row, self._not_before = 0, 0.0
+        self._in_a_row, self._not_before, self._on_change = 0, 0.0, on_change
 
     @property
     def allows(self) -> bool:
@@ -311,12 +320,18 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """A request was answered."""
-        self._in_a_row = 0
+        self._count(0)
 
-    def failed(self) -> None:
+    def failed(self, why: str = "") -> None:
         """A request failed, and the server is to blame."""
-        self._in_a_row += 1
+        self._count(self._in_a_row + 1, why)
         self._wait()
+
+    def _count(self, in_a_row: int, why: str = "") -> None:
+        was_open, self._in_a_row = self._in_a_row >= self.failures, in_a_row
+        is_open = in_a_row >= self.failures
+        if is_open != was_open:
+            self._on_change(why if is_open else None)
 
     def _wait(self) -> None:
         if self._in_a_row >= self.failures:

@@ -83,6 +83,10 @@ def test_local_models_are_found_from_anywhere(folder, monkeypatch):
         ("ftp://host/v1#m", "http:// or https://"),
         ("localhost:8000/v1#m", "http:// or https://"),
         ("localhost:8000/v1", "http:// or https://"),
+        ("a=http://host/v1#m,tiers=small", "options of tier, .*found 'tiers'"),
+        ("a=models/small,tier=small, familly=q", "found 'small, familly=q'"),
+        ("a=models/small,family=q,tiers=small", "found 'tiers'"),
+        ("a=models/small,tier=small,tier=large", "each option once"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder, text, found):

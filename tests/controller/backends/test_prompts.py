@@ -5,7 +5,7 @@ import json
 import pytest
 
 from controller.backends.base import Request
-from controller.backends.prompts import messages, read_prompt
+from controller.backends.prompts import messages, read_prompt, read_prompts
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.types import Attempt, Question
@@ -108,3 +108,10 @@ def test_who_verifies_is_shown_the_attempt_as_a_quotation_and_no_prompt_of_its_o
 def test_prompts_of_another_form_are_refused(given, why):
     with pytest.raises(ConfigError, match=why):
         read_prompt(given)
+
+
+def test_a_name_that_is_almost_a_models_is_a_slip():
+    with pytest.raises(ConfigError, match="before '=', found 'smal'"):
+        read_prompts(["smal=Think first."], ["small", "large"])
+    found = read_prompts(["f(x)=2x is a function. {question}"], ["small"])
+    assert found["small"][0]["content"].startswith("f(x)=2x")

@@ -73,9 +73,10 @@ class Process:
             time.sleep(0.02)
         raise AssertionError(f"no {event}: {''.join(self.lines)}")
 
-    def ask(self, text, **allot):
+    def ask(self, text, headers=None, **allot):
         return self.http.post(
             "/v1/chat/completions",
+            headers=headers,
             json={
                 "model": "allot",
                 "messages": [{"role": "user", "content": text}],
@@ -183,6 +184,11 @@ def test_what_is_on_disk_may_change_in_any_way(tmp_path, small, large):
         good = settings.read_text()
         strange = json.loads(good) | {"price_range": ["a", "b"]}
         after("reload_refused", lambda: settings.write_text(json.dumps(strange)))
+        other = json.loads(good)
+        other["models"][0]["prompt"] = [{"role": "user", "content": "Briefly: {question}"}]
+        after("reload_refused", lambda: settings.write_text(json.dumps(other)))
+        told = service.http.get("/ready").json()["warnings"]
+        assert any("Briefly" in warning and "restart" in warning for warning in told)
         settings.unlink()
         after("reload_refused", settings.mkdir)
         settings.rmdir()
@@ -192,6 +198,16 @@ def test_what_is_on_disk_may_change_in_any_way(tmp_path, small, large):
         assert (status("k1"), status("k2")) == (200, 401)
         assert service.http.get("/live").status_code == 200
         _say_status(service)
+        _tell_of_a_model_that_is_away(service, small, "k1")
+
+
+def _tell_of_a_model_that_is_away(service, small, key):
+    small.script(lambda exchange: exchange.reply({"error": {}}, status=401))
+    for _ in range(5):
+        reply = service.ask(QUESTION, headers={"authorization": f"Bearer {key}"}, price=1e-3)
+        assert reply.json()["allot"]["unavailable"] == ["small"]
+    told = service.wait_for("model_is_away")
+    assert (told["model"], told["why"], told["level"]) == ("small", "unauthorized", "warning")
 
 
 def _say_status(service):

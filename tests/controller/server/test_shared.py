@@ -121,7 +121,7 @@ def test_a_server_that_fails_is_left_alone_by_all_services(serve, small, large):
                 small,
                 large,
                 max_retries=0,
-                breaker=map(impatient, map(one.breaker, ("small", "large"))).__next__,
+                breaker=map(impatient, map(one.breaker, ("a", "b"), ("small", "large"))).__next__,
             )
             for one in shared
         ]
@@ -153,7 +153,7 @@ def impatient(breaker):
 def test_one_process_probes_for_all():
     port = free_port()
     with store(port):
-        breakers = [impatient(together(port).breaker("small")) for _ in range(4)]
+        breakers = [impatient(together(port).breaker("url small", "small")) for _ in range(4)]
         for breaker in [*breakers, breakers[0]]:
             breaker.failed()
         time.sleep(HEARD_S)
@@ -166,7 +166,7 @@ def test_one_process_probes_for_all():
 def test_a_breaker_goes_on_alone_while_the_store_is_away():
     port = free_port()
     with store(port):
-        one, other = (impatient(together(port).breaker("small")) for _ in range(2))
+        one, other = (impatient(together(port).breaker("url small", "small")) for _ in range(2))
         for _ in range(5):
             one.failed()
         assert not one.allows

@@ -161,7 +161,7 @@ class Upstream:
             refused = body if isinstance(body, int) else 404 if body is None else None
             await exchange.reply({} if refused else body, status=refused or 200)
             return
-        if not exchange.path.startswith("/v1/"):
+        if not exchange.path.startswith(("/v1/", "http://")):
             found = self.paths.get(exchange.path)
             await exchange.reply(found or {}, status=200 if found else 404)
             return

@@ -14,11 +14,13 @@ import pytest
 
 from controller.backends.base import Request
 from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import proxy_for
 from controller.backends.openai.resilience import (
     CircuitBreaker,
     RetryBudget,
     retry_after_s,
 )
+from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 from tests.controller.server.upstream import Upstream, completion, endpoint
@@ -936,7 +938,25 @@ def test_cancelling_reaches_the_server(server):
     assert (server.abandoned, server.open) == (3, 0)
 
 
-def test_redirects_and_proxies_are_not_followed(server, monkeypatch):
+def test_servers_elsewhere_are_asked_through_the_environments_proxy(server, monkeypatch):
+    there = "http://models.invalid/v1"
+    server.script(completion())
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    assert ask(there)[0][0].answer is not None
+    assert server.requests[0].path == f"{there}/chat/completions"
+    monkeypatch.setenv("NO_PROXY", "other,.invalid")
+    assert ask(there)[0][0].error == "dns"
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="scheme 'socks5'"):
+        proxy_for("https://models.example/v1")
+    monkeypatch.setenv("https_proxy", "proxy:3128")
+    assert proxy_for("https://models.example/v1") == "http://proxy:3128"
+
+
+def test_redirects_are_not_followed_and_this_machine_needs_no_proxy(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server.script(status(307, location="http://127.0.0.1:9/v1/chat/completions"))
     (attempt,), backend = ask(server.url, breaker=CircuitBreaker(failures=1))

@@ -1,8 +1,17 @@
 """When a server is left alone."""
 
+import errno
+from unittest.mock import Mock
+
+import aiohttp
 import pytest
 
-from controller.backends.openai.resilience import CircuitBreaker, _status_error, told_error
+from controller.backends.openai.resilience import (
+    CircuitBreaker,
+    _status_error,
+    told_error,
+    upstream_error,
+)
 
 
 class Clock:
@@ -31,6 +40,23 @@ def test_a_breaker_lets_one_probe_through():
     assert breaker.allows
     breaker.admit()
     assert breaker.allows, "closed again"
+
+
+def test_a_breaker_tells_when_it_opens_and_when_it_closes():
+    told = []
+    breaker = CircuitBreaker(failures=2, on_change=told.append)
+    for why in ("refused", "server_error", "refused"):
+        breaker.failed(why)
+    assert told == ["server_error"]
+    breaker.succeeded()
+    breaker.succeeded()
+    assert told == ["server_error", None]
+
+
+def test_too_many_open_files_are_nobody_elses_fault():
+    error = aiohttp.ClientConnectorError(Mock(), OSError(errno.EMFILE, "Too many open files"))
+    failure = upstream_error(error)
+    assert (failure.kind, failure.blames_server) == ("too_many_open_files", False)
 
 
 @pytest.mark.parametrize(
