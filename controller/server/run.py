@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -355,6 +355,7 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
         if stopping.is_set():
             worker.terminate()
 
+    resource_tracker.ensure_running()  # which lets signals through where it begins
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     with tempfile.TemporaryDirectory(prefix="allot-metrics-") as metrics:
@@ -388,6 +389,7 @@ def supervise(work: Work, listener: socket.socket, workers: int) -> None:
 def _begin(work: Work, listener: socket.socket) -> None:
     # Ctrl-C reaches the parent alone, which hands it on.
     os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # While it is built nothing is lost by an end.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     work(listener)

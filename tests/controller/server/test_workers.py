@@ -142,6 +142,18 @@ def test_workers_end_with_their_parent(small, large, tmp_path):
         time.sleep(0.1)
 
 
+def test_ctrl_c_while_workers_begin_ends_all_without_a_traceback(small, large, tmp_path):
+    places = ["--small", f"{small.url}#small", "--large", f"{large.url}#large"]
+    command = [*COMMAND, *places, "--port", str(free_port()), "--workers", "2"]
+    told = tmp_path / "err"
+    with told.open("w") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, start_new_session=True)
+        wait_for(lambda: len(workers_of(process)) == 2, process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0, told.read_text()
+    assert [json.loads(line)["event"] for line in told.read_text().splitlines()] == ["stopped"]
+
+
 def test_limits_that_all_workers_keep_need_a_store():
     limits = Limits(escalations_per_minute=5)
     ServeConfig(limits=limits)

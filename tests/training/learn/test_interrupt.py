@@ -112,7 +112,7 @@ def test_the_end_is_the_same_to_the_bit(trained):
 
 def test_each_call_goes_on_where_the_last_one_stopped(trained):
     *_, screen, log, rest = trained
-    assert "run the same command again to resume" in screen
+    assert "goes on when its command is run again" in screen
     stopped = int(PROGRESS.findall(screen)[-1].replace(",", ""))
     assert 3_000 <= stopped < first_steps(log) < first_steps(rest)
 
