@@ -226,5 +226,8 @@ def main(program: Callable[[], object] = app) -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            print("interrupted; a recording or a training goes on when its command is run again", file=sys.stderr)
+            print(
+                "interrupted; a recording or a training goes on when its command is run again",
+                file=sys.stderr,
+            )
         raise

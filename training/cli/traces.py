@@ -174,7 +174,8 @@ def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
     from training.record.sources import find_source
 
     adapters, decoding = {REVISER: o.reviser, VERIFIER: o.verifier}, o.decoding
-    if o.cluster.ray and o.worker_gpus and decoding.device_map is None:
+    local = any(not place.is_server for place in places)
+    if local and o.cluster.ray and o.worker_gpus and decoding.device_map is None:
         decoding = replace(decoding, device_map="auto")
     return find_source(
         places,

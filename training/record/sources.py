@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 5.0
 
+_OF_LOCAL_MODELS = ("dtype", "device_map", "compiled")
+
 CONCURRENCY = 8
 """Requests to a server at the same time, where it does not tell how many it has room for."""
 
@@ -73,10 +75,24 @@ class Models(Decoding):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [place.name for place in check_names(self.places)]
-        for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
-            for stranger in set(given) - set(names):
+        served = [place.name for place in self.places if place.is_server]
+        for setting, given, known in (
+            ("parameters", self.parameters, served),  # those of others are counted
+            ("prompt", self.prompts, names),
+        ):
+            for stranger in set(given) - set(known):
+                whose = "models behind servers" if known is served else "models"
                 raise ConfigError(
-                    f"{setting}: expected one of the models {', '.join(names)}, found {stranger!r}"
+                    f"{setting}: expected one of the {whose} {', '.join(known) or '(none)'}, found {stranger!r}"
+                )
+        for name, concerns, whose in (
+            ("concurrency", bool(served), "behind servers"),
+            *((name, bool(self.local), "in this process") for name in _OF_LOCAL_MODELS),
+        ):
+            said = getattr(self, name)
+            if said != getattr(Decoding, name) and not concerns:
+                raise ConfigError(
+                    f"{name}: expected models {whose} with it, found {said!r} and none of these"
                 )
         if (self.adapters or self.inside) and self.places[0].is_server:
             raise ConfigError(

@@ -14,7 +14,14 @@ SERVER = "http://127.0.0.1:9#m"
     ("models", "settings", "message"),
     [
         ([SERVER, SERVER], {}, "expected distinct names, found m, m"),
-        ([SERVER], {"parameters": {"other": 1.0}}, "parameters: expected one of the models m"),
+        ([SERVER], {"parameters": {"other": 1.0}}, "parameters: expected one of the models behind"),
+        (
+            ["checkpoints/small"],
+            {"parameters": {"small": 1.0}},
+            "behind servers .none., found 'small'",
+        ),
+        (["checkpoints/small"], {"concurrency": 4}, "concurrency: expected models behind servers"),
+        ([SERVER], {"dtype": "bfloat16"}, "dtype: expected models in this process"),
         ([SERVER], {"prompts": {"other": ()}}, "prompt: expected one of the models m"),
         ([SERVER], {"adapters": {"reviser": Path("r")}}, "a small model in this process"),
         (["http://u:p@127.0.0.1:9#m"], {}, "without a name and password"),
