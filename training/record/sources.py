@@ -82,8 +82,9 @@ class Models(Decoding):
         ):
             for stranger in set(given) - set(known):
                 whose = "models behind servers" if known is served else "models"
+                names_of = ", ".join(known) or "(none)"
                 raise ConfigError(
-                    f"{setting}: expected one of the {whose} {', '.join(known) or '(none)'}, found {stranger!r}"
+                    f"{setting}: expected one of the {whose} {names_of}, found {stranger!r}"
                 )
         for name, concerns, whose in (
             ("concurrency", bool(served), "behind servers"),
