@@ -167,8 +167,15 @@ class LadderBuilder:
         Raises:
             BackendError: a model cannot be loaded.
             CheckpointError: the controller inside attempts is for other models.
+            ConfigError: settings of how servers are asked, and no server.
         """
         tell_downloads(places)
+        idle = [n for n, value in vars(self.upstream).items() if value != getattr(Upstream, n)]
+        if idle and not any(place and place.is_server for place in places):
+            raise ConfigError(
+                f"{', '.join(idle)}: expected a model behind a server, which they concern, found "
+                f"{[place.text for place in places if place]}"
+            )
         said = read_prompts(self.prompts, [place.name for place in places if place])
 
         def backend(rung: int, place: ModelPlace | None) -> Backend:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 5.0
 
+_OF_SERVED_MODELS = ("concurrency", "attempt_deadline")
 _OF_LOCAL_MODELS = ("dtype", "device_map", "compiled")
 
 CONCURRENCY = 8
@@ -87,7 +88,7 @@ class Models(Decoding):
                     f"{setting}: expected one of the {whose} {names_of}, found {stranger!r}"
                 )
         for name, concerns, whose in (
-            ("concurrency", bool(served), "behind servers"),
+            *((name, bool(served), "behind servers") for name in _OF_SERVED_MODELS),
             *((name, bool(self.local), "in this process") for name in _OF_LOCAL_MODELS),
         ):
             said = getattr(self, name)

@@ -8,9 +8,10 @@ import pytest
 
 from controller.backends.base import Request, run_now
 from controller.backends.ladder import BlockingBackend
+from controller.backends.places import Upstream
 from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
-from controller.loading import load_backend
+from controller.loading import LadderBuilder, load_backend, model_places
 from controller.loop import Controller
 from controller.process.actions import ActionKind
 from tests.conftest import CHECKPOINTS
@@ -66,6 +67,17 @@ def test_other_weights_and_other_ladders_are_refused(models, checkpoint):
         load_backend(checkpoint, [str(CHECKPOINTS / "large"), models[1]])
     with pytest.raises(ConfigError, match="models: expected 2"):
         load_backend(checkpoint, models[:1])
+
+
+def test_settings_of_servers_are_refused_without_one(checkpoint):
+    upstream = Upstream(upstream_n=False, upstream_silence_s=5.0)
+    builder = LadderBuilder(
+        checkpoint=checkpoint, other_weights=checkpoint.refuse_weights, upstream=upstream
+    )
+    with pytest.raises(
+        ConfigError, match="upstream_silence_s, upstream_n: expected a model behind"
+    ):
+        builder.build(model_places(checkpoint.located_models(), checkpoint))
 
 
 @pytest.mark.parametrize("command", ["answer", "serve"])

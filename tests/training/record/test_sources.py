@@ -21,6 +21,11 @@ SERVER = "http://127.0.0.1:9#m"
             "behind servers .none., found 'small'",
         ),
         (["checkpoints/small"], {"concurrency": 4}, "concurrency: expected models behind servers"),
+        (
+            ["checkpoints/small"],
+            {"attempt_deadline": 4.0},
+            "attempt_deadline: expected models behi",
+        ),
         ([SERVER], {"dtype": "bfloat16"}, "dtype: expected models in this process"),
         ([SERVER], {"prompts": {"other": ()}}, "prompt: expected one of the models m"),
         ([SERVER], {"adapters": {"reviser": Path("r")}}, "a small model in this process"),
