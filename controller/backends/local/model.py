@@ -332,7 +332,7 @@ def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> 
     half = torch.bfloat16 if device_map is not None else fast_dtype(torch.bfloat16)
     try:
         # A progress bar of the reader's knows no setting.
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(StringIO()), _read_once():
             model = AutoModelForCausalLM.from_pretrained(
                 str(file.parent),
                 gguf_file=file.name,
@@ -358,6 +358,25 @@ def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> 
     with file.open("rb") as stored:
         digest = hashlib.file_digest(stored, "sha256").hexdigest()[:DIGEST_LENGTH]
     return model, tokenizer, digest
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Within, a GGUF file's header is read once, which transformers wants three times.
+
+    With 150,000 tokens that takes seconds each time. The names of tensors, which it wants for each
+    module, are looked up once, too.
+    """
+    import gguf
+
+    made = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, make in made.items():
+            setattr(gguf, name, cache(make))
+        yield
+    finally:
+        for name, make in made.items():
+            setattr(gguf, name, make)
 
 
 def _check_room(source: str, model: PreTrainedModel) -> None:
