@@ -28,7 +28,6 @@ from controller.backends.ladder import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
 from controller.loading import deployed_process
-from controller.process.observation import NUM_FEATURES
 from controller.server.config import ServeConfig
 from controller.server.keys import Keys, key_digest
 from controller.server.logs import _WholeLines
@@ -133,7 +132,8 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
     decisions = [d for row in rows for d in row["decisions"]]
     assert all(0 < d["propensity"] <= 1 for d in decisions)
     assert len({d["propensity"] for d in decisions}) > 2
-    assert all(len(d["observation"]) == NUM_FEATURES for d in decisions)
+    seen = load_checkpoint(CONTROLLER).policy.config.num_features
+    assert all(len(d["observation"]) == seen for d in decisions)
     assert "secret" not in log.read_text() + "".join(service.lines)
     _import(tmp_path, log, rows)
 
